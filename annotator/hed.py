@@ -1,0 +1,55 @@
+"""Holistically-nested edge detection: one soft edge map from the side outputs of five scales.
+
+Xie and Tu, "Holistically-Nested Edge Detection", ICCV 2015, in the form of ControlNet's annotator
+(`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0), whose state-dict keys are kept: the same class
+with narrower blocks is the bundled `hed-tiny`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FULL = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions) of each block
+TINY = ((16, 2), (32, 2), (64, 3), (96, 3), (96, 3))
+
+
+class Block(nn.Module):
+    """Convolutions of one scale and the projection to that scale's edge logits."""
+
+    def __init__(self, inputs: int, channels: int, convolutions: int):
+        super().__init__()
+        widths = [inputs] + [channels] * convolutions
+        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)))
+        self.projection = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return x, self.projection(x)
+
+
+class HED(nn.Module):
+    """Pictures (N, 3, H, W), float, RGB in 0..255 -> edge logits (N, 1, H, W); sigmoid gives 0..1, 1 = edge."""
+
+    def __init__(self, blocks: tuple[tuple[int, int], ...] = FULL):
+        super().__init__()
+        self.norm = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        inputs = 3
+        for number, (channels, convolutions) in enumerate(blocks, start=1):
+            self.add_module(f"block{number}", Block(inputs, channels, convolutions))
+            inputs = channels
+        self.scales = len(blocks)
+
+    def side_logits(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of each scale, enlarged to the picture: `scales` tensors (N, 1, H, W)."""
+        size, sides = x.shape[-2:], []
+        x = x - self.norm
+        for number in range(1, self.scales + 1):
+            if number > 1:
+                x = F.max_pool2d(x, 2)
+            x, side = getattr(self, f"block{number}")(x)
+            sides.append(F.interpolate(side, size, mode="bilinear", align_corners=False))
+        return sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack(self.side_logits(x)).mean(0)
