@@ -1,0 +1,237 @@
+"""The text-to-image model of a preset: diffusers' Stable Diffusion pipelines, fed by ids and seeds.
+
+    generator = Generator(get_preset("tiny"), "cpu")
+    pictures = generator.generate(prompt_ids, seeds=[0, 1], height=256, width=384)
+
+What a picture depends on is spelled out here and nowhere drawn from a global generator: the prompt's
+ids, the sketch, the seed's noise, and the preset's steps, guidance and samplers.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from presets import Preset, PresetError, from_mirrors
+
+from .control import control_channels, control_tensor
+
+HASHED_BYTES = 200_000_000  # larger folders are named by their files' names and sizes
+
+
+def initial_noise(seed: int, channels: int, height: int, width: int) -> torch.Tensor:
+    """What the drawing of `seed` starts from: float32 CxHxW (latent size), standard normal.
+
+    Always drawn on the CPU from a generator of its own, so that a seed means the same picture on every
+    device and in every batch.
+    """
+    return torch.randn(channels, height, width, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars and warnings while a checkpoint is loaded: what matters is checked here."""
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [logging.get_verbosity() for logging in libraries]
+    for logging in libraries:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logging, level in zip(libraries, levels, strict=True):
+            logging.set_verbosity(level)
+
+
+class Generator:
+    """A text-to-image model, and the ControlNet for sketches once one is drawn.
+
+    `tokenizer` is the model's own; `vocabulary` the number of its words, ids are below it.
+    """
+
+    def __init__(self, preset: Preset, device: str | torch.device):
+        self.preset = preset
+        self.device = torch.device(device)
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self._source, self._text_pipeline = from_mirrors(
+            self._load_pipeline, preset.generator, "text-to-image model", preset.name
+        )
+        self.tokenizer = self._text_pipeline.tokenizer
+        self.vocabulary = len(self.tokenizer)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        seeds: Sequence[int],
+        height: int,
+        width: int,
+        sketch: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """One picture for each seed, drawn together as one batch.
+
+        prompt_ids: token ids without BOS and EOS; the preset's suffix is appended here.
+        seeds: non-negative integers below 2**63; each names its own initial noise.
+        height, width: pixels, multiples of the model's scale (8; `tiny` 16).
+        sketch: uint8 HxW of that size, 255 = edge; None draws from the prompt alone.
+        Returns uint8 HxWx3 pictures in the order of `seeds`.
+
+        Raises ValueError for ids, sizes or seeds that the model cannot take.
+        """
+        scale = self._text_pipeline.vae_scale_factor
+        if height % scale or width % scale or min(height, width) < scale:
+            raise ValueError(f"cannot draw {height}x{width}: both must be multiples of {scale}")
+        if sketch is not None and sketch.shape != (height, width):
+            raise ValueError(f"sketch of shape {sketch.shape} for a picture of {height}x{width}")
+        if not seeds:
+            raise ValueError("no seed: each picture needs one")
+        pipeline, conditions = self._text_pipeline, self._text_conditions(prompt_ids, len(seeds))
+        if sketch is not None:
+            pipeline = self._sketch_pipeline
+            conditions["image"] = control_tensor(sketch, self.preset.control)
+        channels = pipeline.unet.config.in_channels
+        noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
+        drawn = pipeline(
+            **conditions,
+            latents=torch.stack(noise).to(self.device, self.dtype),
+            height=height,
+            width=width,
+            num_inference_steps=self.preset.steps,
+            guidance_scale=self.preset.guidance,
+            output_type="np",
+        )
+        return list((drawn.images * 255).round().astype(np.uint8))
+
+    def identity(self, sketch: bool = False) -> bytes:
+        """32 bytes that name what a drawing depends on: models and settings, for the stream's fingerprint.
+
+        A local folder is named by its files, a model of the hub by the first id of its row, since
+        mirrors hold the same weights. With `sketch`, the ControlNet and its sampler are included.
+        """
+        row = self.preset
+        parts = [_name_source(self._source, row.generator), row.steps, row.guidance, row.suffix]
+        parts += [row.negative_prompt, row.sketch_sampler if sketch else row.sampler]
+        if sketch:
+            parts += [_name_source(self._controlnet[0], row.controlnet), row.control]
+        return hashlib.sha256(repr(parts).encode()).digest()
+
+    @_quietly()
+    def _load_pipeline(self, source: str, revision: str | None):
+        # transformers fills what a file lacks with random numbers and only reports it
+        encoder, report = transformers.CLIPTextModel.from_pretrained(
+            source,
+            subfolder="text_encoder",
+            revision=revision,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        _refuse("text encoder", [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            source,
+            revision=revision,
+            text_encoder=encoder,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            low_cpu_mem_usage=True,
+        )
+        for name in ("unet", "vae"):
+            _refuse(name, _without_data(getattr(pipeline, name)))
+        pipeline.vae.enable_slicing()  # a picture at a time: memory, and the same result in any batch
+        return source, self._with_sampler(pipeline.to(self.device, self.dtype), self.preset.sampler)
+
+    @_quietly()
+    def _load_controlnet(self, source: str, revision: str | None):
+        model = diffusers.ControlNetModel.from_pretrained(source, revision=revision, low_cpu_mem_usage=True)
+        _refuse("network", _without_data(model))
+        return source, model.to(self.device, self.dtype)
+
+    @cached_property
+    def _controlnet(self):
+        row = self.preset
+        source, model = from_mirrors(self._load_controlnet, row.controlnet, "ControlNet", row.name)
+        given, taken = control_channels(row.control), model.config.conditioning_channels
+        if given != taken:
+            raise PresetError(
+                f"preset {row.name}: the ControlNet {source} takes {taken} channels, "
+                f'but control "{row.control}" gives {given}: change one of the two'
+            )
+        return source, model
+
+    @cached_property
+    def _sketch_pipeline(self) -> diffusers.StableDiffusionControlNetPipeline:
+        pipeline = diffusers.StableDiffusionControlNetPipeline(
+            **self._text_pipeline.components, controlnet=self._controlnet[1], requires_safety_checker=False
+        )
+        # control_tensor gives what the ControlNet reads, in its own size; nothing is left to convert.
+        pipeline.control_image_processor = VaeImageProcessor(
+            do_resize=False, do_convert_rgb=False, do_normalize=False
+        )
+        return self._with_sampler(pipeline, self.preset.sketch_sampler)
+
+    @staticmethod
+    def _with_sampler(pipeline, sampler: str):
+        pipeline.scheduler = getattr(diffusers, sampler).from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _text_conditions(self, prompt_ids: Sequence[int], count: int) -> dict[str, torch.Tensor]:
+        conditions = {"prompt_embeds": self._embed([*prompt_ids, *self._ids(self.preset.suffix)])}
+        if self.preset.guidance > 1:
+            conditions["negative_prompt_embeds"] = self._negative_embeds
+        return {name: embeds.expand(count, -1, -1) for name, embeds in conditions.items()}
+
+    @cached_property
+    def _negative_embeds(self) -> torch.Tensor:
+        return self._embed(self._ids(self.preset.negative_prompt))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    @torch.no_grad()
+    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """1xLxD: the text encoder's last hidden state for BOS + ids + EOS + padding to its length L."""
+        encoder, tokenizer = self._text_pipeline.text_encoder, self.tokenizer
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        if len(ids) + 2 > length:
+            raise ValueError(f"prompt and suffix have {len(ids)} tokens; {length - 2} fit this text encoder")
+        if any(not 0 <= word < self.vocabulary for word in ids):
+            raise ValueError(f"token ids from {min(ids)} to {max(ids)}; the vocabulary is {self.vocabulary}")
+        padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
+        row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]
+        return encoder(torch.tensor([row], device=self.device)).last_hidden_state
+
+
+def _without_data(model: torch.nn.Module) -> list[str]:
+    """diffusers leaves a weight that its file does not hold on the "meta" device."""
+    return [name for name, weight in model.named_parameters() if weight.is_meta]
+
+
+def _refuse(part: str, missing: Sequence[str]) -> None:
+    if missing:
+        names = ", ".join(sorted(missing)[:3])
+        raise ValueError(f"its {part} lacks {len(missing)} weights or has them in other shapes: {names}")
+
+
+def _name_source(source: str, sources: Sequence[str]) -> str:
+    folder = Path(source)
+    if not folder.exists():
+        return next(other for other in sources if not Path(other).exists())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    whole = sum(path.stat().st_size for path in files) < HASHED_BYTES
+    digest = hashlib.sha256()
+    for name, path in zip(names, files, strict=True):
+        if any(part.startswith(".") for part in name.split("/")):
+            continue  # download caches and the desktop's own files
+        content = path.read_bytes() if whole else b""
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode() + content)
+    return digest.hexdigest()
