@@ -117,11 +117,17 @@ class Generator:
         mirrors hold the same weights. With `sketch`, the ControlNet and its sampler are included.
         """
         row = self.preset
-        parts = [_name_source(self._source, row.generator), row.steps, row.guidance, row.suffix]
-        parts += [row.negative_prompt, row.sketch_sampler if sketch else row.sampler]
-        if sketch:
-            parts += [_name_source(self._controlnet[0], row.controlnet), row.control]
+        parts = [self._model_name, row.steps, row.guidance, row.suffix, row.negative_prompt]
+        parts += [self._controlnet_name, row.control, row.sketch_sampler] if sketch else [row.sampler]
         return hashlib.sha256(repr(parts).encode()).digest()
+
+    @cached_property
+    def _model_name(self) -> str:
+        return _name_source(self._source, self.preset.generator)
+
+    @cached_property
+    def _controlnet_name(self) -> str:
+        return _name_source(self._controlnet[0], self.preset.controlnet)
 
     @_quietly()
     def _load_pipeline(self, source: str, revision: str | None):
