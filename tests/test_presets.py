@@ -155,5 +155,6 @@ def test_unreachable_hub_is_noticed_at_once(monkeypatch):
 
 def test_import_is_light():
     code = "import sys, presets; print({'torch', 'diffusers', 'numpy', 'huggingface_hub'} & set(sys.modules))"
-    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True, cwd=presets.ROOT)
     assert seen.stdout.strip() == "set()"
