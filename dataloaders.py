@@ -150,8 +150,7 @@ def coded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     pass 4096 or the picture has a side of 0 or over 65535 pixels, ValueError for a wrong short_side.
     """
     check_short_side(short_side)
-    if not (1 <= height <= MAX_SOURCE_SIDE and 1 <= width <= MAX_SOURCE_SIDE):
-        raise ImageError(f"{width}x{height} pixels: each side must be 1 to {MAX_SOURCE_SIDE}")
+    _check_source(width, height)
     short, long = sorted((height, width))
     long_side = MULTIPLE * round(Fraction(long * short_side, short * MULTIPLE))
     if long_side > MAX_CODED_SIDE:
@@ -160,6 +159,11 @@ def coded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
             f"would be {long_side}, at most {MAX_CODED_SIDE} can be coded; crop it"
         )
     return (short_side, long_side) if height <= width else (long_side, short_side)
+
+
+def _check_source(width: int, height: int) -> None:
+    if not (1 <= height <= MAX_SOURCE_SIDE and 1 <= width <= MAX_SOURCE_SIDE):
+        raise ImageError(f"{width}x{height} pixels: each side must be 1 to {MAX_SOURCE_SIDE}")
 
 
 def resize(image: np.ndarray, short_side: int) -> np.ndarray:
@@ -180,7 +184,7 @@ _UNREADABLE = (
     ArithmeticError,
     EOFError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -199,7 +203,9 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
         raise ImageError(f"{_show(path)}: {state}")
     try:
         with Image.open(path, formats=_readable_formats()) as file:
-            return np.array(_to_rgb(ImageOps.exif_transpose(file)))
+            _check_source(*file.size)  # before anything is decoded
+            ImageOps.exif_transpose(file, in_place=True)
+            return np.array(_to_rgb(file))
     except Image.UnidentifiedImageError:
         message = f"not a picture in {', '.join(FORMATS)}, or its header is damaged"
         raise ImageError(f"{_show(path)}: {message}") from None
@@ -221,7 +227,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _deep_gray_to_8_bits(gray: np.ndarray) -> np.ndarray:
@@ -230,7 +236,9 @@ def _deep_gray_to_8_bits(gray: np.ndarray) -> np.ndarray:
     low, high = gray.min(), gray.max()
     if not (low >= 0 and high <= white):
         raise ValueError(f"gray from {low} to {high}, expected 0 to {white}; save it with 8 or 16 bits")
-    return np.rint(gray * (255 / white)).astype(np.uint8)
+    if gray.dtype.kind == "f":
+        return np.rint(gray * np.float32(255)).astype(np.uint8)
+    return np.rint(np.arange(65536) * (255 / 65535)).astype(np.uint8)[gray]
 
 
 # ---- folders
