@@ -171,12 +171,14 @@ def from_mirrors(
             reasons.append(f"{source}: no such file or folder")
             continue
         name, revision = (str(folder), None) if folder.exists() else _split_revision(source)
-        if not folder.exists() and not _hub_answers():
+        unreachable = not folder.exists() and not _hub_answers()
+        if unreachable:
             _use_hub_cache_only()
         try:
             return load(name, revision)
         except _load_errors() as error:
-            reasons.append(f"{source}: {_first_line(error)}")
+            prefix = "the hub cannot be reached; its cache: " if unreachable else ""
+            reasons.append(f"{source}: {prefix}{_first_line(error)}")
     raise PresetError(_nothing_loaded(what, preset, reasons))
 
 

@@ -143,6 +143,12 @@ def test_without_a_network_only_the_hubs_cache_is_read(monkeypatch):
     monkeypatch.setattr(presets, "_hub_answers", lambda: False)
     assert from_mirrors(lambda *_: constants.is_offline_mode(), ["a/b"], "CLIP") is True
 
+    def load(source, revision):
+        raise OSError("no config.json")
+
+    with pytest.raises(PresetError, match=r"a/b: the hub cannot be reached; its cache: OSError: no config"):
+        from_mirrors(load, ["a/b"], "CLIP")
+
 
 def test_unreachable_hub_is_noticed_at_once(monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
