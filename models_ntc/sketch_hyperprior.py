@@ -1,0 +1,308 @@
+"""The default sketch codec's network: a small hyperprior whose decoder computes the same numbers everywhere.
+
+The encoder side (`analysis`, `hyper_analysis`) is ordinary float32. Everything that the decoder runs
+(`hyper_synthesis`, `context`, `parameters_net`, `synthesis`) is used in two number formats: float32 in
+training and float64 on *dyadic rationals* in coding. In float64 every weight is a multiple of
+2^-WEIGHT_BITS, every activation is rounded to a multiple of 2^-ACTIVATION_BITS and clamped to
++-ACTIVATION_LIMIT after each layer, and nothing but sums, products, ReLU, clamps and moves of pixels
+happens. A convolution then adds integers times 2^-(WEIGHT_BITS + ACTIVATION_BITS); as long as the sum of
+their magnitudes stays below 2^53 no product and no partial sum is ever rounded, so the result does not
+depend on the order of summation, fused multiply-add, threads, batch or library. `exact_copy` rounds the
+weights and checks that bound: for each output channel
+
+    (sum |w| * ACTIVATION_LIMIT + |b|) * 2^(WEIGHT_BITS + ACTIVATION_BITS) < 2^53.
+
+Sources: mean and scale hyperprior, Minnen et al. 2018 (arXiv 1809.02736); two-pass checkerboard context, He
+et al. 2021 (arXiv 2103.15306); rounding in place of noise for the synthesis, Minnen and Singh 2020 (arXiv
+2007.08739); integer networks for agreement of both ends, Balle et al. 2019.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.models import CompressionModel
+from compressai.ops import LowerBound
+from torch import Tensor, nn
+
+from models_ntc.entropy import SymbolDecoder, Tables, check_byte, encode, whole
+
+WEIGHT_BITS = 14
+ACTIVATION_BITS = 12
+ACTIVATION_LIMIT = 64.0
+
+
+@dataclass(frozen=True)
+class SketchHyperpriorConfig:
+    """Sizes of the network, in channels, and the span of its table of Gaussians."""
+
+    quarter: int = 32  # width of the layers at 1/4 of the sketch's resolution
+    eighth: int = 64  # ... at 1/8
+    sixteenth: int = 96  # ... at 1/16
+    latent: int = 64
+    hyper_latent: int = 32
+    hyper: int = 64  # width of the hyperprior's layers
+    scale_min: float = 0.11  # standard deviation of the first table; its symbols are never sent, they are 0
+    scale_max: float = 32.0
+    scale_levels: int = 48
+
+    def scales(self) -> list[float]:
+        """Standard deviation of each table, geometric from `scale_min` to `scale_max`."""
+        ratio = math.log(self.scale_max / self.scale_min) / (self.scale_levels - 1)
+        return [self.scale_min * math.exp(ratio * level) for level in range(self.scale_levels)]
+
+
+def settle(x: Tensor) -> Tensor:
+    """Round and clamp activations to the dyadic grid where the computation is the exact one (float64)."""
+    if x.dtype != torch.float64:
+        return x
+    one = 2.0**ACTIVATION_BITS
+    return x.mul(one).round_().div_(one).clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+
+
+class Conv(nn.Conv2d):
+    """Convolution that keeps the size (or divides it by `stride`) and settles what it gives."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the settled convolution of x (N, inputs, H, W)."""
+        return settle(super().forward(x))
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = Conv(width, width)
+        self.second = Conv(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x refined, same shape."""
+        return settle(x + self.second(F.relu(self.first(F.relu(x)))))
+
+
+def up(inputs: int, outputs: int, factor: int = 2, kernel: int = 1) -> nn.Sequential:
+    """Enlarge by `factor`: a convolution, then channels become pixels."""
+    return nn.Sequential(Conv(inputs, outputs * factor**2, kernel), nn.PixelShuffle(factor))
+
+
+def round_through(x: Tensor) -> Tensor:
+    """Round with the gradient of the identity."""
+    return x + (x.round() - x).detach()
+
+
+def anchors(like: Tensor) -> Tensor:
+    """Boolean (1, 1, H, W): the half of the checkerboard that is coded first."""
+    rows = torch.arange(like.shape[-2], device=like.device)[:, None]
+    columns = torch.arange(like.shape[-1], device=like.device)[None, :]
+    return ((rows + columns) % 2 == 0)[None, None]
+
+
+class SketchHyperprior(CompressionModel):
+    """Sketch (N, 1, H, W) in 0..1, sides multiples of 64 <-> latents (N, latent, H/16, W/16)."""
+
+    def __init__(self, config: SketchHyperpriorConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or SketchHyperpriorConfig()
+        self.analysis = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            Conv(16, c.quarter),
+            Residual(c.quarter),
+            Conv(c.quarter, c.eighth, stride=2),
+            Residual(c.eighth),
+            Residual(c.eighth),
+            Conv(c.eighth, c.sixteenth, stride=2),
+            Residual(c.sixteenth),
+            Residual(c.sixteenth),
+            nn.ReLU(),
+            Conv(c.sixteenth, c.latent),
+        )
+        self.hyper_analysis = nn.Sequential(
+            Conv(c.latent, c.hyper),
+            nn.ReLU(),
+            Conv(c.hyper, c.hyper, stride=2),
+            nn.ReLU(),
+            Conv(c.hyper, c.hyper_latent, stride=2),
+        )
+        self.hyper_synthesis = nn.Sequential(
+            up(c.hyper_latent, c.hyper),
+            nn.ReLU(),
+            Conv(c.hyper, c.hyper),
+            nn.ReLU(),
+            up(c.hyper, c.hyper),
+            nn.ReLU(),
+            Conv(c.hyper, c.hyper),
+        )
+        self.context = Conv(c.latent, c.hyper, kernel=5)
+        self.parameters_net = nn.Sequential(
+            nn.ReLU(), Conv(2 * c.hyper, 2 * c.latent, 1), nn.ReLU(), Conv(2 * c.latent, 2 * c.latent, 1)
+        )
+        self.synthesis = nn.Sequential(
+            Conv(c.latent, c.sixteenth),
+            Residual(c.sixteenth),
+            Residual(c.sixteenth),
+            up(c.sixteenth, c.eighth),
+            Residual(c.eighth),
+            Residual(c.eighth),
+            up(c.eighth, c.quarter),
+            Residual(c.quarter),
+            nn.ReLU(),
+            up(c.quarter, 1, factor=4, kernel=3),
+        )
+        self.entropy_bottleneck = EntropyBottleneck(c.hyper_latent, init_scale=2)
+        self.gaussian_conditional = GaussianConditional(c.scales(), scale_bound=c.scale_min)
+        self.level_bound = LowerBound(0.0)
+
+    def decoder_parts(self) -> dict[str, nn.Module]:
+        """What the decoder runs, by name: the parts that `exact_copy` puts on the dyadic grid."""
+        names = ("hyper_synthesis", "context", "parameters_net", "synthesis")
+        return {name: getattr(self, name) for name in names}
+
+    def medians(self) -> Tensor:
+        """Centre of each hyperlatent channel's distribution, (1, hyper_latent, 1, 1)."""
+        return self.entropy_bottleneck.quantiles[:, 0, 1].detach()[None, :, None, None]
+
+    def estimate(self, hyper: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and table level (a real number; the index is its rounding) of each latent."""
+        mean, level = self.parameters_net(torch.cat([hyper, context], 1)).chunk(2, 1)
+        return mean, level + self.config.scale_levels / 4
+
+    def scale(self, level: Tensor) -> Tensor:
+        """Standard deviation at a real-valued table level, differentiable."""
+        c = self.config
+        ratio = math.log(c.scale_max / c.scale_min) / (c.scale_levels - 1)
+        return c.scale_min * torch.exp(self.level_bound(level).clamp(max=c.scale_levels - 1) * ratio)
+
+    def forward(self, x: Tensor) -> dict:
+        """Training pass, CompressAI's form: {"x_hat": (N,1,H,W), "likelihoods": {"y", "z"}}."""
+        y = self.analysis(x).float()
+        z = self.hyper_analysis(y).float()
+        _, z_likelihoods = self.entropy_bottleneck(z)
+        hyper = self.hyper_synthesis(round_through(z - self.medians()) + self.medians()).float()
+
+        first = anchors(y)
+        mean, level = self.estimate(hyper, torch.zeros_like(hyper))
+        decoded = (round_through(y - mean) + mean) * first
+        mean_after, level_after = self.estimate(hyper, self.context(decoded).float())
+        mean = torch.where(first, mean, mean_after).float()
+        scale = self.scale(torch.where(first, level, level_after).float())
+
+        _, y_likelihoods = self.gaussian_conditional(y, scale, means=mean)
+        x_hat = self.synthesis(round_through(y - mean) + mean).float()
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def update(self, force: bool = False) -> bool:
+        """Compute the integer coding tables (at export; a loaded file brings its own)."""
+        return super().update(self.config.scales(), force=force, update_quantiles=True)
+
+
+@torch.no_grad()
+def exact_copy(net: SketchHyperprior) -> SketchHyperprior:
+    """Copy on the CPU whose decoder is the exact one: float64, weights on the dyadic grid, the bound checked.
+
+    The encoder's parts stay float32. A network whose sums could leave 53 bits is a ValueError.
+    """
+    exact = copy.deepcopy(net).cpu().eval()
+    for name, part in exact.decoder_parts().items():
+        part.double()
+        for layer in part.modules():
+            if isinstance(layer, Conv):
+                put_on_grid(layer, name)
+    exact.entropy_bottleneck.quantiles.data = grid(
+        exact.entropy_bottleneck.quantiles.data.double(), ACTIVATION_BITS
+    )
+    return exact
+
+
+def grid(x: Tensor, bits: int) -> Tensor:
+    """Nearest multiples of 2^-bits."""
+    return x.mul(2.0**bits).round().div(2.0**bits)
+
+
+def put_on_grid(layer: Conv, where: str) -> None:
+    """Round a float64 layer's weights and biases to multiples of 2^-WEIGHT_BITS; check the bound."""
+    layer.weight.copy_(grid(layer.weight, WEIGHT_BITS))
+    layer.bias.copy_(grid(layer.bias, WEIGHT_BITS))
+    sums = layer.weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + layer.bias.abs()
+    worst = float(sums.max()) * 2.0 ** (WEIGHT_BITS + ACTIVATION_BITS)
+    if not worst < 2.0**53:
+        raise ValueError(f"a sum in {where} may reach {worst:.3g}, more than 2^53: its weights are too large")
+
+
+class SketchHyperpriorCoder:
+    """Sketch pictures <-> payloads with a trained, exact SketchHyperprior.
+
+    Order of the symbols: hyperlatents, then the two halves of the checkerboard, by channel, row, column.
+    A latent whose table is number 0 is not sent; it is 0 away from its mean.
+    """
+
+    def __init__(self, net: SketchHyperprior) -> None:
+        self.net = exact_copy(net)
+        self.z_tables = Tables(net.entropy_bottleneck)
+        self.y_tables = Tables(net.gaussian_conditional)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[bytes, Tensor]:
+        """Return the number that codes sketch x (1, 1, H, W) float32 in 0..1, and the decoder's latents."""
+        y = self.net.analysis(x)
+        z = self.net.hyper_analysis(y) - self.net.medians()
+        channels = self.z_indexes(z.shape)
+        symbols = [whole(z)]
+        intervals = self.z_tables.intervals(symbols[0], channels)
+
+        def code(mean: Tensor, indexes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+            symbols.append(whole((y.double() - mean)[torch.from_numpy(chosen)]))
+            intervals.extend(self.y_tables.intervals(symbols[-1], indexes))
+            return symbols[-1]
+
+        latents = self.latents(symbols[0].reshape(z.shape), code)
+        return encode(intervals, check_byte(symbols)), latents
+
+    @torch.no_grad()
+    def decode(self, data: bytes, blocks: tuple[int, int]) -> Tensor:
+        """Return the latents (1, C, H/16, W/16) coded in `data`, for a sketch of `blocks` 64x64 squares."""
+        decoder = SymbolDecoder(data)
+        shape = (1, self.net.config.hyper_latent, *blocks)
+        z = decoder.decode(self.z_tables, self.z_indexes(shape)).reshape(shape)
+        latents = self.latents(z, lambda mean, indexes, chosen: decoder.decode(self.y_tables, indexes))
+        decoder.finish()
+        return latents
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Sketch (1, 1, H, W) in 0..1, exact multiples of 2^-ACTIVATION_BITS."""
+        with torch.no_grad():
+            return self.net.synthesis(latents).clamp(0, 1)
+
+    def z_indexes(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Table of each hyperlatent: its channel."""
+        return np.repeat(np.arange(shape[1]), shape[2] * shape[3])
+
+    def latents(self, z: np.ndarray, code: Callable[..., np.ndarray]) -> Tensor:
+        """Rebuild the latents pass by pass, the same in both directions.
+
+        Args:
+            z: hyperlatent symbols (1, C, H/64, W/64).
+            code: called with the means, the table indexes of the sent symbols and their boolean places in
+                (1, C, H/16, W/16); it gives those symbols, from the picture or from the payload.
+        """
+        hyper = self.net.hyper_synthesis(settle(torch.from_numpy(z).double() + self.net.medians()))
+        first = anchors(hyper)
+        context = torch.zeros_like(hyper)
+        latents = 0.0
+        for half in (first, ~first):
+            mean, level = self.net.estimate(hyper, context)
+            indexes = level.round().clamp(0, self.net.config.scale_levels - 1).long()
+            chosen = (half & (indexes > 0)).numpy()
+            symbols = np.zeros(chosen.shape)
+            symbols[chosen] = code(mean, indexes.numpy()[chosen], chosen)
+            latents = latents + settle(torch.from_numpy(symbols) + mean) * half
+            context = self.net.context(latents)
+        return latents

@@ -1,0 +1,276 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pytorch_msssim import ms_ssim as reference_ms_ssim
+
+from models_ntc import load_sketch_codec
+from models_ntc.cheng2020 import SketchCheng2020
+from models_ntc.codec import FOLDER, new_network, save_codec
+from models_ntc.entropy import SketchError, SymbolDecoder, Tables, check_byte, encode, whole
+from models_ntc.loss import ms_ssim
+from models_ntc.sketch_hyperprior import ACTIVATION_BITS, WEIGHT_BITS, Conv, exact_copy
+
+SMALL = {"quarter": 8, "eighth": 12, "sixteenth": 16, "latent": 12, "hyper_latent": 6, "hyper": 16}
+BUNDLED = sorted(FOLDER.glob("sketch_lmbda*.safetensors"))
+
+
+def strokes(height=64, width=128, seed=0):
+    """A sketch with soft lines, as an edge detector makes them."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    waves = np.sin(x / 9 + seed) * 12 + height / 2 - y
+    ring = np.hypot(x - width / 3, y - height / 2) - height / 4
+    return (255 * np.exp(-(np.minimum(abs(waves), abs(ring)) ** 2) / 3)).astype(np.uint8)
+
+
+def lively(net):
+    """Random weights that give symbols of several sizes, as a trained network does."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2.0 / fan_in) ** 0.5)
+        for part in (net.analysis, net.hyper_analysis):
+            part[-1].weight.mul_(12)
+    return net
+
+
+@pytest.fixture(scope="module")
+def codec_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("codec") / "small.safetensors"
+    save_codec(lively(new_network("sketch", SMALL)), path, "sketch", 1.0, "ms-ssim")
+    return path
+
+
+@pytest.fixture(scope="module")
+def codec(codec_file):
+    return load_sketch_codec(codec_file)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_decoded_sketch_is_the_encoders_own(codec):
+    for height, width in ((64, 64), (64, 192), (128, 64)):
+        payload, drawn = codec.compress_and_draw(strokes(height, width))
+        decoded = codec.decompress(payload)
+        assert decoded.dtype == np.uint8 and decoded.shape == (height, width)
+        assert np.array_equal(decoded, drawn)
+        assert len(payload) > 40, "the test network's symbols are all zero: it shows nothing"
+        assert len(np.unique(decoded)) > 10
+
+
+def test_decoding_does_not_depend_on_threads_or_mkldnn(codec, threads):
+    payload, drawn = codec.compress_and_draw(strokes(128, 192))
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        for enabled in (True, False):
+            with torch.backends.mkldnn.flags(enabled=enabled):
+                assert np.array_equal(codec.decompress(payload), drawn)
+
+
+def test_a_second_process_decodes_the_same_sketch(codec_file, codec, tmp_path):
+    payload, drawn = codec.compress_and_draw(strokes())
+    (tmp_path / "payload").write_bytes(payload)
+    script = (
+        "import sys, numpy, pathlib; from models_ntc import load_sketch_codec\n"
+        "codec = load_sketch_codec(sys.argv[1])\n"
+        "numpy.save(sys.argv[3], codec.decompress(pathlib.Path(sys.argv[2]).read_bytes()))"
+    )
+    arguments = [str(codec_file), str(tmp_path / "payload"), str(tmp_path / "out.npy")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, cwd=FOLDER.parent)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), drawn)
+
+
+def test_decoder_layers_equal_integer_arithmetic(codec):
+    """A convolution of the exact decoder equals the same sum in int64, so no bit of it was rounded."""
+    layer = next(m for m in codec.coder.net.synthesis.modules() if isinstance(m, Conv))
+    one = 2**ACTIVATION_BITS
+    whole = torch.randint(-64 * one, 64 * one, (1, layer.in_channels, 6, 7))
+    columns = torch.nn.functional.unfold(whole.double(), 3, padding=1)[0].long()
+    weight = (layer.weight * 2**WEIGHT_BITS).long().flatten(1)
+    expected = weight @ columns + (layer.bias * 2**WEIGHT_BITS).long()[:, None] * one
+    plain = torch.nn.functional.conv2d(whole.double() / one, layer.weight, layer.bias, padding=1)
+    assert torch.equal(plain.flatten(2)[0] * 2 ** (WEIGHT_BITS + ACTIVATION_BITS), expected.double())
+
+
+def test_weights_that_break_the_bound_are_refused():
+    net = new_network("sketch", SMALL)
+    net.synthesis[0].weight.data.fill_(1e6)
+    with pytest.raises(ValueError, match=r"synthesis may reach .* more than 2\^53"):
+        exact_copy(net)
+
+
+def test_latents_beyond_the_limit_are_clamped_before_the_layers(codec):
+    z = np.full((1, SMALL["hyper_latent"], 1, 1), 5000)
+    latents = codec.coder.latents(z, lambda mean, indexes, chosen: np.full(chosen.sum(), 9000))
+    assert float(latents.detach().abs().max()) == 64.0
+
+
+def test_flipped_bits_are_caught(codec):
+    payload = codec.compress(strokes())
+    sketch = codec.decompress(payload)
+    missed = 0
+    for bit in range(0, 8 * len(payload)):
+        garbled = bytearray(payload)
+        garbled[bit // 8] ^= 1 << bit % 8
+        try:
+            missed += np.array_equal(codec.decompress(bytes(garbled)), sketch)
+            missed += 1
+        except SketchError:
+            pass
+    assert missed <= 0.02 * 8 * len(payload)
+
+
+def test_truncated_and_foreign_payloads_are_errors(codec):
+    payload = codec.compress(strokes())
+    for length in range(len(payload)):
+        with pytest.raises(SketchError):
+            codec.decompress(payload[:length])
+    for data in (payload + b"\0", payload + b"\1", b"\xff\xff" + payload[2:], b"\0\0" + payload[2:]):
+        with pytest.raises(SketchError):
+            codec.decompress(data)
+
+
+def test_random_payloads_never_raise_anything_else(codec):
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        size = int(generator.integers(0, 60))
+        data = bytes(generator.integers(1, 4, 2, np.uint8)) + generator.bytes(size)
+        with pytest.raises(SketchError):
+            codec.decompress(data)
+
+
+def test_a_shape_beyond_the_limit_is_refused_before_decoding(codec):
+    with pytest.raises(SketchError, match="16320x16320"):
+        codec.decompress(b"\xff\xff" + bytes(range(1, 200)))
+
+
+@pytest.mark.parametrize(
+    "sketch", [np.zeros((60, 64), np.uint8), np.zeros((64, 64)), np.zeros((64, 64, 3), np.uint8)]
+)
+def test_pictures_that_are_no_sketches_are_refused(codec, sketch):
+    with pytest.raises(ValueError, match="a sketch"):
+        codec.compress(sketch)
+
+
+def test_long_payloads_set_words_aside_and_come_back():
+    gaussian = new_network("sketch", SMALL).gaussian_conditional
+    gaussian.update()
+    tables = Tables(gaussian)
+    generator = np.random.default_rng(0)
+    for count in (0, 1, 300, 600, 900, 1200, 5000):
+        indexes = generator.integers(30, 48, count)
+        values = whole(torch.from_numpy(generator.normal(0, 20, count)))
+        values[::97] *= 100  # beyond the tables: they need the escape
+        data = encode(tables.intervals(values, indexes), check_byte([values]))
+        decoder = SymbolDecoder(data)
+        assert np.array_equal(decoder.decode(tables, indexes), values)
+        decoder.finish()
+    assert len(data) > 2000
+
+
+def test_the_coded_length_is_the_information_content():
+    gaussian = new_network("sketch", SMALL).gaussian_conditional
+    gaussian.update()
+    tables = Tables(gaussian)
+    indexes = np.full(400, 30)
+    values = whole(torch.from_numpy(np.random.default_rng(0).normal(0, 4, 400)))
+    intervals = tables.intervals(values, indexes)
+    bits = sum(16 - np.log2(frequency) for _, frequency in intervals)
+    assert len(encode(intervals, 0)) <= np.ceil((bits + 9) / 8)
+
+
+def test_a_codec_file_is_named_by_its_contents(codec_file, codec, tmp_path):
+    copied = tmp_path / "other.safetensors"
+    copied.write_bytes(codec_file.read_bytes())
+    assert load_sketch_codec(copied).digest == codec.digest and len(codec.digest) == 32
+    assert codec.name == "small" and codec.config["lambda"] == 1.0
+    assert codec.config["sizes"]["latent"] == SMALL["latent"]
+
+
+def test_unknown_lambdas_and_files_are_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"no sketch codec for lambda 7\.5: there are"):
+        load_sketch_codec(7.5)
+    with pytest.raises(ValueError, match="no sketch codec at"):
+        load_sketch_codec(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.skipif(not BUNDLED, reason="no bundled codec")
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda p: p.stem)
+def test_bundled_codecs_keep_a_sketch(path):
+    codec = load_sketch_codec(float(path.stem.partition("lmbda")[2]))
+    sketch = strokes(192, 256)
+    payload, drawn = codec.compress_and_draw(sketch)
+    assert np.array_equal(codec.decompress(payload), drawn)
+    assert len(payload) < 400 and path.stat().st_size < 4e6
+    pair = [torch.from_numpy(s).float()[None, None] / 255 for s in (sketch, drawn)]
+    assert float(ms_ssim(*pair)) > 0.8
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_papers_checkpoints_load_and_round_trip(tmp_path, wrapped):
+    torch.manual_seed(0)
+    net = SketchCheng2020(8)
+    with torch.no_grad():
+        net.g_a[7].weight.mul_(60)
+        net.h_a[-1].weight.mul_(60)
+    state = net.state_dict()
+    if wrapped:
+        state = {"epoch": 3, "state_dict": {"module." + name: value for name, value in state.items()}}
+    path = tmp_path / "Cheng2020AttentionFull_CLIC_HED_ms_ssim_lmbda1.0.pt"
+    torch.save(state, path)
+    codec = load_sketch_codec(path)
+    payload, drawn = codec.compress_and_draw(strokes())
+    assert len(payload) > 40 and np.array_equal(codec.decompress(payload), drawn)
+    for garbled in (payload[:-3], payload[:20] + b"\7" + payload[21:]):
+        with pytest.raises(SketchError):
+            codec.decompress(garbled)
+
+
+def test_the_wavefront_sees_what_compressais_raster_order_sees(tmp_path):
+    """Latents rebuilt wave by wave equal those of CompressAI's own compress and decompress."""
+    torch.manual_seed(0)
+    net = SketchCheng2020(8).eval()
+    with torch.no_grad():
+        net.g_a[7].weight.mul_(60)
+    net.update()
+    x = torch.from_numpy(strokes()).float()[None, None] / 255
+    with torch.no_grad():
+        coded = net.compress(x)
+        expected = net.decompress(**{"strings": coded["strings"], "shape": coded["shape"]})["x_hat"]
+    torch.save(net.state_dict(), tmp_path / "paper.pth.tar")
+    _, drawn = load_sketch_codec(tmp_path / "paper.pth.tar").compress_and_draw(strokes())
+    assert abs(expected[0, 0].mul(255).round().numpy() - drawn).max() <= 1
+
+
+def test_another_networks_checkpoint_is_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="not a one-channel Cheng2020Attention"):
+        load_sketch_codec(tmp_path / "other.pt")
+
+
+def test_ms_ssim_is_the_usual_one():
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 176, 243)
+    y = (x + 0.3 * torch.rand_like(x)).clamp(0, 1)
+    assert float(ms_ssim(x, y)) == pytest.approx(float(reference_ms_ssim(x, y, data_range=1.0)), abs=1e-5)
+    with pytest.raises(ValueError, match="161"):
+        ms_ssim(x[..., :160], y[..., :160])
+
+
+def test_metadata_carries_the_config_as_json(codec_file):
+    from safetensors import safe_open
+
+    with safe_open(codec_file, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    assert config["model"] == "sketch" and config["metric"] == "ms-ssim"
