@@ -275,7 +275,10 @@ def find_dataset(data_root: str | os.PathLike, dataset: str | None) -> Path:
 def _child(folder: Path, relative: str) -> Path | None:
     """The folder at a relative path, the case of its letters aside; None where there is none."""
     for part in relative.split("/"):
-        same = [entry for entry in sorted(folder.iterdir()) if entry.name.lower() == part.lower()]
+        try:
+            same = [entry for entry in sorted(folder.iterdir()) if entry.name.lower() == part.lower()]
+        except OSError as error:
+            raise DataError(f"{_show(folder)}: cannot be listed: {error.strerror}") from None
         same = [entry for entry in same if entry.is_dir()]
         if not same:
             return None

@@ -414,6 +414,15 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         list_images(tmp_path)
 
 
+def test_a_root_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"cannot be listed: Permission denied"):
+        load_samples(tmp_path, "Kodak", 64)
+
+
 def test_missing_empty_and_no_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     for folder, words in [
