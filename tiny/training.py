@@ -17,6 +17,7 @@ class Run:
         self.folder, self.seconds = folder, seconds
         self.step, self.spent, self.saved = 0, 0.0, 0.0
         torch.manual_seed(seed)
+        torch.set_flush_denormal(True)
 
     def resume(self, **parts) -> None:
         """Load every part (anything with `load_state_dict`) from the last saved state, if there is one."""

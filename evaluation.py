@@ -1,0 +1,230 @@
+"""The loop that eval_PIC.py and eval_PICS.py share: every photograph of a folder -> files, pictures, results.
+
+    python eval_PICS.py --data_root PHOTOS
+
+For each photograph, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
+
+    <name>.pics               the file; its length is the rate
+    <name>_recon.png          what was drawn from the file
+    <name>_sketch.png         the sketch, and
+    <name>_sketch_recon.png   the sketch that the file holds (PICS)
+    <name>_caption.yaml       prompt, seed, bytes and bpp of each layer, metrics
+
+and for the run results.csv, summary.json and overview.jpg. A photograph whose caption is there is not done again.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+import bitstream
+from dataloaders import DATASETS, DataError, ImageError, Sample, Samples, load_samples
+from presets import PRESETS, PresetError, get_preset
+
+OUTPUT = Path(__file__).parent / "recon_examples"
+PICTURES = ("_recon.png", "_sketch.png", "_sketch_recon.png")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return the flags of both scripts; those of the paper's scripts keep their names."""
+    flags = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--data_root", help="folder of photographs (default: samples of scikit-image and -learn)")
+    flags.add_argument("--dataset", choices=sorted(DATASETS), help="a known layout below --data_root")
+    flags.add_argument("--preset", default="tiny", help=f"{', '.join(PRESETS)}, or a folder with preset.json")
+    flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
+    flags.add_argument("--loss", default="clip", choices=("clip", "ms-ssim"), help="what chooses the candidate")
+    flags.add_argument("--prompt_len", type=positive, help="tokens (default: the preset's)")
+    flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
+    flags.add_argument("--seed", type=int, default=0, help="of the prompt search")
+    flags.add_argument("--batch_size", type=positive, default=8, help="photographs that share a prompt search")
+    flags.add_argument("--output", type=Path, default=OUTPUT, help="where the run's folder is made")
+    flags.add_argument("--overwrite", action="store_true", help="do photographs again that are done")
+    flags.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    return flags
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def rate(text: str) -> float | str:
+    """Parse `--lam_sketch`: a lambda or a codec file."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def choose_device(name: str | None) -> str:
+    """Return the device asked for, else a GPU where there is one. Raises ValueError for one that is not there."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(f"device {name!r} is not there: this machine has {'cuda and ' * torch.cuda.is_available()}cpu")
+    return name
+
+
+def evaluate(args: argparse.Namespace, method: str) -> int:
+    """Run `method` ("PIC" or "PICS") over the photographs of `args` and return the exit status."""
+    try:
+        preset = get_preset(args.preset)
+        samples = load_samples(args.data_root, args.dataset, preset.short_side)
+        folder = args.output / f"{method}_{preset.name}_{samples.name}"
+        claim(folder, settings_of(args, method), args.overwrite)
+        encoder = build_encoder(args, method, preset)
+    except (PresetError, DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, PresetError) and args.preset in PRESETS else 2
+    from report import write_report
+
+    failures = {}
+    try:
+        for name, reason in run(samples, encoder, folder, args.batch_size):
+            failures[name] = reason
+    finally:
+        summary = write_report(folder, samples, method, failures)
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    print(json.dumps(summary))
+    return 1 if failures else 0
+
+
+def build_encoder(args: argparse.Namespace, method: str, preset):
+    """Load the encoder that the arguments describe."""
+    from codec import Encoder, EncoderConfig
+
+    config = EncoderConfig(
+        sketch=method == "PICS",
+        lam_sketch=getattr(args, "lam_sketch", 1.0),
+        candidates=args.N,
+        loss=args.loss,
+        prompt_len=args.prompt_len,
+        prompt_steps=args.prompt_steps,
+        seed=args.seed,
+    )
+    return Encoder(preset, config, choose_device(args.device))
+
+
+def settings_of(args: argparse.Namespace, method: str) -> dict:
+    """Return what decides the results of a run, for settings.json."""
+    names = ("preset", "N", "loss", "prompt_len", "prompt_steps", "seed")
+    settings = {"method": method} | {name: getattr(args, name) for name in names}
+    if method == "PICS":
+        settings["lam_sketch"] = args.lam_sketch
+    return settings
+
+
+def claim(folder: Path, settings: dict, overwrite: bool) -> None:
+    """Make the run's folder, or go on with it. Raises ValueError where it was made with other settings."""
+    path = folder / "settings.json"
+    if overwrite:
+        for done in folder.glob("*_caption.yaml"):
+            done.unlink()
+    elif path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = [f"{k} {before.get(k)} -> {v}" for k, v in settings.items() if before.get(k) != v]
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(differing)}): "
+                "add --overwrite to do it again, or --output for another place"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(settings, indent=1).encode())
+
+
+def run(samples: Samples, encoder, folder: Path, batch_size: int) -> Iterator[tuple[str, str]]:
+    """Do every photograph that is not done, a batch at a time; yield (name, reason) of those that fail."""
+    from tqdm import tqdm
+
+    pending = [i for i, name in enumerate(samples.names) if not (folder / f"{name}_caption.yaml").exists()]
+    with tqdm(total=len(samples.names), initial=len(samples.names) - len(pending), unit="photo") as bar:
+        for start in range(0, len(pending), batch_size):
+            batch = []
+            for i in pending[start : start + batch_size]:
+                try:
+                    batch.append(samples[i])
+                except ImageError as error:
+                    bar.update()
+                    yield samples.names[i], str(error)
+            for sample in compress(batch, encoder, folder):
+                bar.set_postfix_str(sample.name)
+                bar.update()
+
+
+def compress(batch: Sequence[Sample], encoder, folder: Path) -> Iterator[Sample]:
+    """Encode a batch, decode each file again and write what belongs to it; yield each photograph when done."""
+    if not batch:
+        return
+    sizes = [(sample.source_height, sample.source_width) for sample in batch]
+    for sample, encoded in zip(batch, encoder.encode_all([s.image for s in batch], sizes), strict=True):
+        decoded = encoder.decoder.decode(encoded.data)
+        pictures = (decoded.image, encoded.sketch, decoded.sketch)
+        for ending, picture in zip(PICTURES, pictures, strict=True):
+            if picture is not None:
+                write(folder / f"{sample.name}{ending}", png(picture))
+        write(folder / f"{sample.name}.pics", encoded.data)
+        caption = describe(sample, encoded, decoded, encoder.clip)
+        text = yaml.safe_dump(caption, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        write(folder / f"{sample.name}_caption.yaml", text.encode())
+        yield sample
+
+
+def describe(sample: Sample, encoded, decoded, clip) -> dict:
+    """Return what <name>_caption.yaml says of one photograph; every rate is 8 * bytes / coded pixels."""
+    from metrics import ms_ssim, psnr
+
+    height, width = sample.image.shape[:2]
+    sizes = bitstream.layer_sizes(decoded.stream)
+    return {
+        "name": sample.name,
+        "prompt": clip.decode(decoded.prompt),
+        "ids": list(decoded.prompt),
+        "seed": decoded.stream.seed,
+        "source_size": [sample.source_width, sample.source_height],
+        "coded_size": [width, height],
+        "bytes": {**sizes, "total": len(encoded.data)},
+        "bpp": {
+            **{layer: 8 * count / (height * width) for layer, count in sizes.items()},
+            "total": bitstream.bits_per_pixel(encoded.data, height, width),
+        },
+        "metrics": {
+            "psnr": round(psnr(sample.image, decoded.image), 4),
+            "ms_ssim": round(ms_ssim(sample.image, decoded.image), 5),
+            "clip": round(clip.similarity(sample.image, [decoded.image])[0], 5),
+            "prompt_cosine": round(encoded.cosine, 5),
+        },
+        "scores": [round(score, 5) for score in encoded.scores],
+    }
+
+
+def png(picture) -> bytes:
+    """Return a picture (H, W) or (H, W, 3) uint8 as a PNG file."""
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file or none: under a temporary name first, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,152 @@
+"""What the generator is trained on besides photographs: sketches, decoded sketches, inverted prompts.
+
+    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions sketches
+    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions decoded --lam 0.5
+    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions prompts
+
+`sketches` writes sketch.bin (every sketch, laid out like the photographs); `decoded` writes sketch_<lam>.bin, what
+the sketch codec makes of them; `prompts` writes prompts.json, the ids that prompt inversion finds. Each can be
+stopped and started again.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tiny.data import Photos
+from tiny.facts import colour_grid, describe
+
+CLEAN_SHARE = 0.2  # of the sketches in training
+CHUNK = 64  # photographs between two writes
+
+
+class Conditions:
+    """The prepared conditions of `Photos`: index i is the same photograph."""
+
+    def __init__(self, folder: Path, photos: Photos):
+        self.photos = photos
+        self.shapes = [tuple(row["shape"][:2]) for row in photos.rows]
+        self.starts = np.cumsum([0] + [h * w for h, w in self.shapes])
+        self.clean = np.memmap(folder / "sketch.bin", np.uint8, "r")
+        self.coded = [np.memmap(path, np.uint8, "r") for path in sorted(folder.glob("sketch_*.bin"))]
+        prompts = folder / "prompts.json"
+        self.prompts = json.loads(prompts.read_text()) if prompts.exists() else []
+
+    def _plane(self, planes: np.ndarray, i: int) -> np.ndarray:
+        return planes[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
+
+    def sketch(self, i: int, rng: random.Random) -> np.ndarray:
+        """Return sketch i as decoded at a random rate, or sometimes the clean one: uint8 (H, W)."""
+        if not self.coded or rng.random() < CLEAN_SHARE:
+            return self._plane(self.clean, i)
+        return self._plane(rng.choice(self.coded), i)
+
+    def decoded(self, i: int) -> np.ndarray:
+        """Return sketch i as decoded at the highest rate (clean where none was prepared)."""
+        return self._plane(self.coded[-1] if self.coded else self.clean, i)
+
+    def prompt(self, i: int) -> list[int]:
+        """Return the inverted prompt of photograph i as ids (empty where none was prepared)."""
+        return self.prompts[i] if i < len(self.prompts) else []
+
+    def facts(self, i: int, rng: random.Random) -> str:
+        """Draw a text of what tiny/facts.py can say of photograph i."""
+        row = self.photos.rows[i]
+        return describe(colour_grid(self.photos[i]), row["label"], row["captions"], rng)
+
+
+def pad_to_multiple(sketch: np.ndarray, multiple: int = 64) -> np.ndarray:
+    """Mirror a sketch (H, W) outwards until both sides are multiples."""
+    return np.pad(sketch, [(0, -side % multiple) for side in sketch.shape], mode="symmetric")
+
+
+_work: Callable[[int], np.ndarray]  # one process's photograph number -> its plane
+
+
+def _start_sketches(photos: Path) -> None:
+    import torch
+
+    from annotator import load_annotator
+
+    torch.set_num_threads(1)
+    global _work
+    pictures, annotator = Photos(photos), load_annotator("hed-tiny", "cpu")
+
+    def _work(i: int) -> np.ndarray:
+        return annotator(pictures[i])
+
+
+def _start_decoded(photos: Path, folder: Path, lam: str) -> None:
+    import torch
+
+    from models_ntc import load_sketch_codec
+
+    torch.set_num_threads(1)
+    global _work
+    conditions, codec = Conditions(folder, Photos(photos)), load_sketch_codec(float(lam), "cpu")
+
+    def _work(i: int) -> np.ndarray:
+        sketch = conditions._plane(conditions.clean, i)
+        decoded = codec.decompress(codec.compress(pad_to_multiple(sketch)))
+        return decoded[: sketch.shape[0], : sketch.shape[1]]
+
+
+def _call(i: int) -> bytes:
+    return _work(i).tobytes()
+
+
+def write_planes(path: Path, count: int, start: Callable[[], None], workers: int) -> None:
+    """Write the planes of all photographs, one behind the other, from several processes."""
+    with Pool(workers, start) as pool, path.with_suffix(".tmp").open("wb") as file:
+        for plane in tqdm(pool.imap(_call, range(count), chunksize=8), total=count, desc=path.stem):
+            file.write(plane)
+    path.with_suffix(".tmp").replace(path)
+
+
+def write_prompts(photos: Photos, clip: Path, path: Path, steps: int) -> None:
+    """Invert every photograph to a prompt, `CHUNK` at a time."""
+    from prompt_inversion import PromptConfig, invert_prompts, load_clip
+
+    model = load_clip(str(clip), "cpu")
+    prompts = json.loads(path.read_text()) if path.exists() else []
+    for start in tqdm(range(len(prompts), len(photos), CHUNK), desc="prompts"):
+        images = [photos[i] for i in range(start, min(start + CHUNK, len(photos)))]
+        found = invert_prompts(images, model, PromptConfig(length=16, steps=steps))
+        prompts += [[int(word) for word in prompt.ids] for prompt in found]
+        path.with_suffix(".tmp").write_text(json.dumps(prompts))
+        path.with_suffix(".tmp").replace(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prepare one kind of condition."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("sketches", "decoded", "prompts"))
+    parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/conditions"))
+    parser.add_argument("--clip", type=Path, default=Path(__file__).parent / "bundle" / "clip")
+    parser.add_argument("--lam", default="1.0", help="rate of the sketch codec, for `decoded`")
+    parser.add_argument("--steps", type=int, default=100, help="of the prompt search, for `prompts`")
+    parser.add_argument("--workers", type=int, default=2, help="processes, for sketches")
+    args = parser.parse_args(argv)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    photos = Photos(args.photos)
+    if args.kind == "prompts":
+        write_prompts(photos, args.clip, args.out / "prompts.json", args.steps)
+    elif args.kind == "sketches":
+        start = partial(_start_sketches, args.photos)
+        write_planes(args.out / "sketch.bin", len(photos), start, args.workers)
+    else:
+        start = partial(_start_decoded, args.photos, args.out, args.lam)
+        write_planes(args.out / f"sketch_{args.lam}.bin", len(photos), start, args.workers)
+
+
+if __name__ == "__main__":
+    main()
