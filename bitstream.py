@@ -142,9 +142,7 @@ def _check_envelope(data: bytes) -> None:
         known = f"this reader knows version {VERSION}; use the release that wrote the file"
         raise BitstreamError(f"stream version {data[0] & 15}: {known}")
     if not MIN_FILE_BYTES <= len(data) <= MAX_FILE_BYTES:
-        raise BitstreamError(
-            f"{len(data)} bytes: a stream has {MIN_FILE_BYTES} to {MAX_FILE_BYTES}; cut off?"
-        )
+        raise BitstreamError(f"{len(data)} bytes: a stream has {MIN_FILE_BYTES} to {MAX_FILE_BYTES}; cut off?")
     stored, found = int.from_bytes(data[-2:], "big"), crc_hqx(data[:-2], 0xFFFF)
     if stored != found:
         raise BitstreamError(f"damaged or cut off: checksum {found:04X}, the file says {stored:04X}")

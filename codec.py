@@ -225,8 +225,7 @@ class Encoder:
         if self.config.sketch:
             codec = self.decoder.sketch_codec(self.config.lam_sketch)
             sketch = self.annotator(image)
-            payload = codec.compress(sketch)
-            decoded = codec.decompress(payload)
+            payload, decoded = codec.compress_and_draw(sketch)
         seed, scores = self._choose(image, prompt.ids, decoded)
         stream = Stream(
             fingerprint=self.fingerprint,

@@ -23,21 +23,20 @@ from pathlib import Path
 import yaml
 
 import bitstream
-from dataloaders import DATASETS, DataError, ImageError, Sample, Samples, load_samples
-from presets import PRESETS, PresetError, get_preset
+from dataloaders import DATASETS, ImageError, Sample, Samples, load_samples
+from presets import PRESETS, Preset, PresetError, get_preset
 
+PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 OUTPUT = Path(__file__).parent / "recon_examples"
 PICTURES = ("_recon.png", "_sketch.png", "_sketch_recon.png")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Return the flags of both scripts; those of the paper's scripts keep their names."""
-    flags = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--data_root", help="folder of photographs (default: samples of scikit-image and -learn)")
     flags.add_argument("--dataset", choices=sorted(DATASETS), help="a known layout below --data_root")
-    flags.add_argument("--preset", default="tiny", help=f"{', '.join(PRESETS)}, or a folder with preset.json")
+    flags.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
     flags.add_argument("--loss", default="clip", choices=("clip", "ms-ssim"), help="what chooses the candidate")
     flags.add_argument("--prompt_len", type=positive, help="tokens (default: the preset's)")
@@ -55,6 +54,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def preset(text: str) -> Preset:
+    """Parse `--preset`."""
+    try:
+        return get_preset(text)
+    except PresetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def rate(text: str) -> float | str:
@@ -79,20 +86,21 @@ def choose_device(name: str | None) -> str:
 def evaluate(args: argparse.Namespace, method: str) -> int:
     """Run `method` ("PIC" or "PICS") over the photographs of `args` and return the exit status."""
     try:
-        preset = get_preset(args.preset)
-        samples = load_samples(args.data_root, args.dataset, preset.short_side)
-        folder = args.output / f"{method}_{preset.name}_{samples.name}"
+        samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
+        folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
         claim(folder, settings_of(args, method), args.overwrite)
-        encoder = build_encoder(args, method, preset)
-    except (PresetError, DataError, ValueError) as error:
+        encoder = build_encoder(args, method)
+    except (PresetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, PresetError) and args.preset in PRESETS else 2
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from report import write_report
 
     failures = {}
     try:
-        for name, reason in run(samples, encoder, folder, args.batch_size):
-            failures[name] = reason
+        failures.update(run(samples, encoder, folder, args.batch_size))
     finally:
         summary = write_report(folder, samples, method, failures)
     for name, reason in failures.items():
@@ -101,7 +109,7 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     return 1 if failures else 0
 
 
-def build_encoder(args: argparse.Namespace, method: str, preset):
+def build_encoder(args: argparse.Namespace, method: str):
     """Load the encoder that the arguments describe."""
     from codec import Encoder, EncoderConfig
 
@@ -114,13 +122,13 @@ def build_encoder(args: argparse.Namespace, method: str, preset):
         prompt_steps=args.prompt_steps,
         seed=args.seed,
     )
-    return Encoder(preset, config, choose_device(args.device))
+    return Encoder(args.preset, config, choose_device(args.device))
 
 
 def settings_of(args: argparse.Namespace, method: str) -> dict:
     """Return what decides the results of a run, for settings.json."""
-    names = ("preset", "N", "loss", "prompt_len", "prompt_steps", "seed")
-    settings = {"method": method} | {name: getattr(args, name) for name in names}
+    names = ("N", "loss", "prompt_len", "prompt_steps", "seed")
+    settings = {"method": method, "preset": args.preset.name} | {name: getattr(args, name) for name in names}
     if method == "PICS":
         settings["lam_sketch"] = args.lam_sketch
     return settings

@@ -90,9 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     written, failed = draw_all(samples, annotator, Path(args.out), args.valid)
     for line in failed:
         print(f"generate_sketches.py: {line}", file=sys.stderr)
-    print(
-        json.dumps({"out": args.out, "photographs": len(samples), "written": written, "failed": len(failed)})
-    )
+    print(json.dumps({"out": args.out, "photographs": len(samples), "written": written, "failed": len(failed)}))
     return 1 if failed else 0
 
 

@@ -65,7 +65,7 @@ class Preset:
 
 _PAPER = {
     "annotator": "hed",
-    "sketch_codec": "cheng2020",
+    "sketch_codec": "sketch",
     "short_side": 512,
     "steps": 25,
     "guidance": 9.0,
@@ -86,7 +86,7 @@ PRESETS = {
             controlnet=(str(BUNDLE / "controlnet"),),
             clip=(str(BUNDLE / "clip"),),
             annotator="hed-tiny",
-            sketch_codec="tiny",
+            sketch_codec="sketch",
             short_side=256,
             steps=8,
             guidance=3.0,

@@ -21,7 +21,12 @@ def write_report(folder: Path, samples: Samples, method: str, failures: dict[str
     """Write results.csv, summary.json and overview.jpg of what is done so far, and return the summary."""
     captions = read_captions(folder, samples.names)
     rows = [as_row(caption) for caption in captions]
-    summary = {"method": method, "dataset": samples.name, "photographs": len(rows), "failed": sorted(failures)}
+    summary = {
+        "method": method,
+        "dataset": samples.name,
+        "photographs": len(rows),
+        "failed": sorted(failures),
+    }
     if rows:
         numbers = [name for name, value in rows[0].items() if isinstance(value, float | int)]
         summary["mean"] = {name: round(fmean(row[name] for row in rows), 5) for name in numbers}
@@ -82,4 +87,3 @@ def block(folder: Path, samples: Samples, caption: dict) -> Image.Image:
     for i, words in enumerate(textwrap.wrap(caption["prompt"], 100)[:3]):
         draw.text((0, TILE + 30 + 18 * i), words, GRAY, ImageFont.load_default(14))
     return tile
-

@@ -52,13 +52,9 @@ def wrong(args: argparse.Namespace) -> str:
     """What is wrong with the arguments, or ""."""
     for split in ("train", "test"):
         if not (Path(args.dataset) / split).is_dir():
-            return (
-                f"no folder {Path(args.dataset) / split}: generate_sketches.py --out {args.dataset} makes it"
-            )
+            return f"no folder {Path(args.dataset) / split}: generate_sketches.py --out {args.dataset} makes it"
     if args.patch_size % 64 or args.patch_size <= 160:
-        return (
-            f"--patch-size {args.patch_size}: MS-SSIM needs more than 160 pixels, the network multiples of 64"
-        )
+        return f"--patch-size {args.patch_size}: MS-SSIM needs more than 160 pixels, the network multiples of 64"
     if args.checkpoint and not Path(args.checkpoint).is_file():
         return f"no checkpoint at {args.checkpoint}"
     if min(args.epochs, args.batch_size, args.test_batch_size) < 1 or args.lmbda <= 0:

@@ -1,8 +1,8 @@
 """Photograph -> sketch: `load_annotator("hed-tiny", "cpu")(image)`.
 
-    hed        ControlNet's HED (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0, 29 MB, fetched once)
-    hed-tiny   the same network, narrower, trained by tiny/train_edges.py and bundled
-    canny      OpenCV's Canny edges; no weights
+hed        ControlNet's HED (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0, 29 MB, fetched once)
+hed-tiny   the same network, narrower, trained by tiny/train_edges.py and bundled
+canny      OpenCV's Canny edges; no weights
 """
 
 from collections.abc import Callable

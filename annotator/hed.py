@@ -5,6 +5,8 @@ Xie and Tu, "Holistically-Nested Edge Detection", ICCV 2015, in the form of Cont
 with narrower blocks is the bundled `hed-tiny`.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,10 +21,11 @@ class Block(nn.Module):
     def __init__(self, inputs: int, channels: int, convolutions: int):
         super().__init__()
         widths = [inputs] + [channels] * convolutions
-        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)))
+        self.convs = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)))
         self.projection = nn.Conv2d(channels, 1, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features (N, channels, H, W) and their edge logits (N, 1, H, W)."""
         for conv in self.convs:
             x = F.relu(conv(x))
         return x, self.projection(x)
@@ -52,4 +55,5 @@ class HED(nn.Module):
         return sides
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the mean of all scales' logits."""
         return torch.stack(self.side_logits(x)).mean(0)

@@ -178,9 +178,7 @@ class Generator:
             **self._text_pipeline.components, controlnet=self._controlnet[1], requires_safety_checker=False
         )
         # control_tensor gives what the ControlNet reads, in its own size; nothing is left to convert.
-        pipeline.control_image_processor = VaeImageProcessor(
-            do_resize=False, do_convert_rgb=False, do_normalize=False
-        )
+        pipeline.control_image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=False, do_normalize=False)
         return self._with_sampler(pipeline, self.preset.sketch_sampler)
 
     @staticmethod

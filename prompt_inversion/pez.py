@@ -107,9 +107,7 @@ def _nearest(soft: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     return (F.normalize(soft, dim=-1).flatten(0, 1) @ directions.T).argmax(dim=-1).view(soft.shape[:2])
 
 
-def _cosines_and_gradient(
-    ids: torch.Tensor, targets: torch.Tensor, clip: Clip
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _cosines_and_gradient(ids: torch.Tensor, targets: torch.Tensor, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines (n,) of ids (n, length), and the gradient (n, length, width) at their embeddings; float32.
 
     The loss is the sum over photographs of 1 - cosine, so no photograph's gradient feels another's.

@@ -44,9 +44,7 @@ def local_preset(folder: Path, row: str, **changes) -> Preset:
     return dataclasses.replace(PRESETS[row], **changes)
 
 
-def make_tokenizer(
-    folder: Path, vocabulary: int = VOCABULARY, length: int = 77, pad: str = "<|endoftext|>"
-) -> Path:
+def make_tokenizer(folder: Path, vocabulary: int = VOCABULARY, length: int = 77, pad: str = "<|endoftext|>") -> Path:
     """A CLIP tokenizer of `vocabulary` words: bytes, bytes that end a word, merges, BOS, EOS."""
     letters = _byte_letters()
     pairs = [(a, b + "</w>") for a in "abcdefghijklmnopqrst" for b in "aeioubcdfghlmnrst"]
@@ -62,9 +60,7 @@ def make_tokenizer(
     }
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", {word: number for number, word in enumerate(words)})
-    (folder / "merges.txt").write_text(
-        "\n".join(["#version: 0.2", *map(" ".join, merges), ""]), encoding="utf-8"
-    )
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges), ""]), encoding="utf-8")
     # As in Stable Diffusion 2: the pad of special_tokens_map.json is the one that counts.
     _write_json(folder / "tokenizer_config.json", {**config, "pad_token": words[-1], "errors": "replace"})
     _write_json(folder / "special_tokens_map.json", {**special, "pad_token": pad})
@@ -115,11 +111,7 @@ def make_controlnet(folder: Path, style: str) -> Path:
     torch.manual_seed(3)
     config = _unet(style)
     del config["up_block_types"], config["out_channels"], config["sample_size"]
-    hint = (
-        {"conditioning_channels": 256, "conditioning_embedding_out_channels": (16,)}
-        if style == "tiny"
-        else {}
-    )
+    hint = {"conditioning_channels": 256, "conditioning_embedding_out_channels": (16,)} if style == "tiny" else {}
     model = diffusers.ControlNetModel(**config, **hint)
     hints = [part for part in model.controlnet_cond_embedding.modules() if hasattr(part, "weight")]
     for layer in [model.controlnet_mid_block, *model.controlnet_down_blocks, *hints]:

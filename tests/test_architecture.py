@@ -52,11 +52,7 @@ def test_the_rule_itself():
         "metrics",
         "codec",
     }
-    assert (
-        may_import("eval_PICS", "codec")
-        and may_import("evaluation", "codec")
-        and may_import("codec", "diffusion")
-    )
+    assert may_import("eval_PICS", "codec") and may_import("evaluation", "codec") and may_import("codec", "diffusion")
     assert not may_import("diffusion", "annotator")
     assert not may_import("bitstream", "text_codec")
     assert not may_import("metrics", "evaluation")

@@ -76,9 +76,7 @@ def test_exact_bytes():
     assert pack(Stream(0xFFFF, 1, 1, 64, 64, 0, text=b"T")) == seal("b110ffff01011154")
     assert pack(Stream(0, 127, 128, 960, 64, 14, sketch=b"S")) == seal("b12e00007f8001f153")
     assert pack(Stream(0, 65535, 1, 4096, 64, 15, sketch=b"S")) == seal("b12f0000ffff0301004001 00 53")
-    assert pack(Stream(0, 1, 1, 64, 1024, 2**31 - 1, b"T", b"S")) == seal(
-        "b13f0000010100 0110 f0ffffff07 01 54 53"
-    )
+    assert pack(Stream(0, 1, 1, 64, 1024, 2**31 - 1, b"T", b"S")) == seal("b13f0000010100 0110 f0ffffff07 01 54 53")
 
 
 def test_checksum_is_the_documented_one():

@@ -45,9 +45,7 @@ def save(path: Path, image: Image.Image, **options) -> np.ndarray:
 
 def gradient(height=12, width=16) -> np.ndarray:
     row = np.linspace(0, 255, width).astype(np.uint8)
-    return np.stack(
-        [np.tile(row, (height, 1)), np.tile(row[::-1], (height, 1)), np.full((height, width), 90, "u1")], 2
-    )
+    return np.stack([np.tile(row, (height, 1)), np.tile(row[::-1], (height, 1)), np.full((height, width), 90, "u1")], 2)
 
 
 # ---- sizes
@@ -117,9 +115,7 @@ def test_resize():
 def test_lossless_formats_come_back_exactly(tmp_path, extension):
     options = {"lossless": True} if extension == "webp" else {}
     picture = gradient(32, 48)
-    np.testing.assert_array_equal(
-        save(tmp_path / f"a.{extension}", Image.fromarray(picture), **options), picture
-    )
+    np.testing.assert_array_equal(save(tmp_path / f"a.{extension}", Image.fromarray(picture), **options), picture)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "avif", "webp"])
@@ -457,9 +453,7 @@ def test_missing_empty_and_no_folder(tmp_path):
 )
 def test_layouts_of_the_data_sets(tmp_path, dataset, picture):
     put(tmp_path / picture)
-    for other in (
-        ("train/t.png", "CLIC/2020/train/t.png", "DIV2K/train/t.png") if picture.count("/") > 1 else ()
-    ):
+    for other in ("train/t.png", "CLIC/2020/train/t.png", "DIV2K/train/t.png") if picture.count("/") > 1 else ():
         put(tmp_path / other)
     samples = load_samples(tmp_path, dataset, 64)
     assert samples.name == dataset and samples.names == ("a",)

@@ -324,9 +324,7 @@ def test_full_size_stable_diffusion_2_1_draws_one_step(tmp_path, monkeypatch):
         (diffusers.ControlNetModel, diffusers.ControlNetModel(**unet)),
     ]:
         monkeypatch.setattr(kind, "from_pretrained", lambda *_, made=made, **__: made)
-    preset = dataclasses.replace(
-        PRESETS["sd21"], generator=(str(tmp_path),), controlnet=(str(tmp_path),), steps=1
-    )
+    preset = dataclasses.replace(PRESETS["sd21"], generator=(str(tmp_path),), controlnet=(str(tmp_path),), steps=1)
     sketch = np.zeros((512, 768), np.uint8)
     sketch[100:104] = 255
     (picture,) = load_generator(preset, "cpu").generate(list(range(16)), [0], 512, 768, sketch)

@@ -26,9 +26,7 @@ def photographs(tmp_path):
 
 
 def run(folder, out, *more):
-    return main(
-        ["--data_root", str(folder), "--out", str(out), "--sketch_type", "canny", "--short_side", "64", *more]
-    )
+    return main(["--data_root", str(folder), "--out", str(out), "--sketch_type", "canny", "--short_side", "64", *more])
 
 
 def test_sketches_are_written_once_and_split_by_name(photographs, tmp_path, capsys):

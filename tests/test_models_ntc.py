@@ -155,9 +155,7 @@ def test_a_shape_beyond_the_limit_is_refused_before_decoding(codec):
         codec.decompress(b"\xff\xff" + bytes(range(1, 200)))
 
 
-@pytest.mark.parametrize(
-    "sketch", [np.zeros((60, 64), np.uint8), np.zeros((64, 64)), np.zeros((64, 64, 3), np.uint8)]
-)
+@pytest.mark.parametrize("sketch", [np.zeros((60, 64), np.uint8), np.zeros((64, 64)), np.zeros((64, 64, 3), np.uint8)])
 def test_pictures_that_are_no_sketches_are_refused(codec, sketch):
     with pytest.raises(ValueError, match="a sketch"):
         codec.compress(sketch)

@@ -132,9 +132,7 @@ def test_search_finds_the_ids_of_the_published_loop(clip, pictures):
 
 
 @pytest.mark.parametrize(("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 10, 2)])
-def test_a_photograph_gets_the_same_prompt_alone_and_anywhere_in_a_batch(
-    clip, pictures, length, steps, threads
-):
+def test_a_photograph_gets_the_same_prompt_alone_and_anywhere_in_a_batch(clip, pictures, length, steps, threads):
     torch.set_num_threads(threads)
     config = PromptConfig(length=length, steps=steps)
     together = invert_prompts(pictures, clip, config)
@@ -217,9 +215,7 @@ def test_image_features_are_of_the_picture_resized_and_cropped(clip, pictures):
     assert features.shape == (5, 40)
     assert features.dtype == torch.float32
     assert torch.allclose(features.norm(dim=-1), torch.ones(5), atol=1e-6)
-    assert (
-        features[0] @ expected[0]
-    ).item() > 0.9999  # PIL and torchvision differ by one level here and there
+    assert (features[0] @ expected[0]).item() > 0.9999  # PIL and torchvision differ by one level here and there
 
 
 def test_image_features_do_not_depend_on_the_neighbours(clip, pictures):
@@ -248,9 +244,7 @@ def test_mistakes_are_named_with_their_numbers(clip, pictures):
         invert_prompts(pictures, clip, PromptConfig(length=76))
     with pytest.raises(ValueError, match="at most 75"):
         clip.text_features([[1] * 76])
-    with pytest.raises(
-        ValueError, match=f"ids run from 3 to {clip.vocabulary}; there are {clip.vocabulary} words"
-    ):
+    with pytest.raises(ValueError, match=f"ids run from 3 to {clip.vocabulary}; there are {clip.vocabulary} words"):
         clip.text_features([[3, clip.vocabulary]])
     with pytest.raises(ValueError, match=r"HxWx3 uint8, not \(4, 4\) uint8"):
         clip.image_features([np.zeros((4, 4), np.uint8)])

@@ -36,7 +36,10 @@ def train_tokenizer(lines: list[str], folder: Path) -> CLIPTokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     pattern = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pattern, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(pattern, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=WORDS - 2,
@@ -46,7 +49,7 @@ def train_tokenizer(lines: list[str], folder: Path) -> CLIPTokenizer:
     )
     tokenizer.train_from_iterator(lines, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
-    words = sorted(learnt["vocab"], key=learnt["vocab"].get) + [BOS, EOS]
+    words = [*sorted(learnt["vocab"], key=learnt["vocab"].get), BOS, EOS]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
     merges = ["#version: 0.2", *(" ".join(pair) for pair in learnt["merges"])]
@@ -60,9 +63,10 @@ def train_tokenizer(lines: list[str], folder: Path) -> CLIPTokenizer:
 
 def corpus(photos: Photos, captions: Path) -> list[str]:
     """Return the lines that the vocabulary is learnt from: human captions, labels and colour words."""
-    lines = gzip.open(captions, "rt", encoding="utf-8").read().splitlines()
+    with gzip.open(captions, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
     labels = [row["label"] for row in photos.rows if row["label"]]
-    return lines + labels * 10 + [" ".join(NAMES + ROWS + COLUMNS)] * 20000
+    return [*lines, *labels * 10, *[" ".join(NAMES + ROWS + COLUMNS)] * 20000]
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

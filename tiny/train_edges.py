@@ -2,9 +2,9 @@
 
     python -m tiny.train_edges --data DIR/bsds500 --seconds 1200
 
-DIR/bsds500/{train,val,test} hold ID.jpg and ID_edges.png (255 = every annotator drew this boundary). Trains on train and
-val with scaling, turning, flipping and colour changes; batch normalisation is folded into the convolutions
-afterwards, so that the exported network is a plain, narrow HED.
+DIR/bsds500/{train,val,test} hold ID.jpg and ID_edges.png (255 = every annotator drew this boundary). Trains on
+train and val with scaling, turning, flipping and colour changes; batch normalisation is folded into the
+convolutions afterwards, so that the exported network is a plain, narrow HED.
 """
 
 import argparse
@@ -39,7 +39,9 @@ def augment(photo: np.ndarray, edges: np.ndarray, rng: random.Random) -> tuple[n
     """Cut a randomly scaled, turned and flipped square of `CROP` pixels, and change its colours a little."""
     height, width = edges.shape
     turn = cv2.getRotationMatrix2D(
-        (rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height), rng.uniform(-20, 20), rng.uniform(0.7, 1.5)
+        (rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height),
+        rng.uniform(-20, 20),
+        rng.uniform(0.7, 1.5),
     )
     turn[:, 2] += CROP / 2 - np.array([width, height]) / 2
     flip = rng.random() < 0.5
@@ -113,7 +115,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     run, rng = Run(args.run, args.seconds, args.seed), random.Random(args.seed)
-    training, test = load_split(args.data / "train") + load_split(args.data / "val"), load_split(args.data / "test")
+    training, test = (
+        load_split(args.data / "train") + load_split(args.data / "val"),
+        load_split(args.data / "test"),
+    )
     network = HED(TINY)
     add_batch_norm(network)
     torch.nn.init.constant_(network.norm, 120.0)

@@ -10,13 +10,19 @@ Modeling", 2023), at timestep 1000 s. Half of the noise levels are close to 1, w
 
 import argparse
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers import UniPCMultistepScheduler
+from diffusers import (
+    AutoencoderTiny,
+    ControlNetModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torchvision.utils import save_image
@@ -103,7 +109,12 @@ class Batches:
     """Random training batches of crops of one size, with their conditions."""
 
     def __init__(self, photos: Photos, conditions: Conditions, encoder: Latents, bundle: Path, seed: int):
-        self.photos, self.conditions, self.encoder, self.rng = photos, conditions, encoder, random.Random(seed)
+        self.photos, self.conditions, self.encoder, self.rng = (
+            photos,
+            conditions,
+            encoder,
+            random.Random(seed),
+        )
         self.tokenizer = CLIPTokenizer.from_pretrained(bundle / "clip")
         self.text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float32).eval()
         shapes = [row["shape"] for row in photos.rows]
@@ -172,7 +183,9 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
 
 def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
     """Write generator/ and controlnet/ in the layout of Stable Diffusion, in half precision."""
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, steps_offset=1)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, steps_offset=1
+    )
     text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float16)
     StableDiffusionPipeline(
         vae=AutoencoderTiny.from_pretrained(bundle / "generator" / "vae", torch_dtype=torch.float16),
@@ -198,7 +211,7 @@ def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path, st
         text, shown = batches.encode_text([batches.conditions.prompt(i)]), torch.ones(1)
         x = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
         levels = torch.linspace(1, 0, steps + 1)
-        for level, following in zip(levels, levels[1:], strict=False):
+        for level, following in pairwise(levels):
             x = x + (following - level) * drawer(x, level[None], text, control, shown)
         drawn = vae.decode(x).sample.clamp(-1, 1) / 2 + 0.5
         hint = torch.from_numpy(sketch / 255).float().expand(1, 3, -1, -1)

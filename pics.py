@@ -1,0 +1,174 @@
+"""One file at a time: a photograph to a .pics file, and back.
+
+    python pics.py encode photo.jpg photo.pics
+    python pics.py decode photo.pics photo.png
+    python pics.py info photo.pics
+
+Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`. Decoding needs the file and the models of the
+preset that wrote it, nothing else.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import bitstream
+import dataloaders
+from bitstream import BitstreamError
+from evaluation import PRESET_HELP, choose_device, png, positive, preset, rate, write
+from presets import PRESETS, Preset, PresetError
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; wrong usage exits with status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    encode = commands.add_parser("encode", help="photograph(s) to file(s)")
+    encode.add_argument("photo", type=Path, help="a photograph, or a folder of them")
+    encode.add_argument("file", type=Path, help="the .pics file, or a folder for them")
+    encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
+    encode.add_argument("--no_sketch", action="store_true", help="PIC: the prompt alone, some 30 bytes")
+    encode.add_argument("--lam_sketch", type=rate, default=1.0, help="rate of the sketch: a lambda or a codec file")
+    encode.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
+    encode.add_argument("--prompt_steps", type=positive, help="of the prompt search")
+    encode.add_argument("--seed", type=int, default=0, help="of the prompt search")
+    decode = commands.add_parser("decode", help="file(s) to picture(s)")
+    decode.add_argument("file", type=Path, help="a .pics file, or a folder of them")
+    decode.add_argument("photo", type=Path, help="the picture (PNG), or a folder for them")
+    decode.add_argument("--preset", type=preset, help="default: the one that wrote the file")
+    decode.add_argument("--lam_sketch", type=rate, help="the codec file, where it is not a bundled one")
+    decode.add_argument("--force", action="store_true", help="draw with these models whatever wrote the file")
+    for command in (encode, decode):
+        command.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    info = commands.add_parser("info", help="what a file holds")
+    info.add_argument("file", type=Path)
+    return parser.parse_args(argv)
+
+
+def encode(args: argparse.Namespace) -> int:
+    """Encode a photograph or a folder."""
+    from codec import Encoder, EncoderConfig
+
+    names, load = photographs(args.photo, args.preset.short_side)
+    config = EncoderConfig(
+        sketch=not args.no_sketch,
+        lam_sketch=args.lam_sketch,
+        candidates=args.N,
+        prompt_steps=args.prompt_steps,
+        seed=args.seed,
+    )
+    encoder = Encoder(args.preset, config, choose_device(args.device))
+
+    def encode_one(name: str, target: Path) -> str:
+        sample = load(name)
+        data = encoder.encode([sample.image], [(sample.source_height, sample.source_width)])[0]
+        write(target, data)
+        height, width = sample.image.shape[:2]
+        rate = bitstream.bits_per_pixel(data, height, width)
+        return f"{len(data)} bytes, {rate:.5f} bpp at {width}x{height}"
+
+    return each(names, args.photo, args.file, ".pics", encode_one)
+
+
+def photographs(path: Path, short_side: int) -> tuple[list[str], Callable]:
+    """Return the names of the photographs at `path` and the function that loads one."""
+    if not path.is_dir():
+        return [path.stem], lambda name: dataloaders.load_sample(path, short_side)
+    samples = dataloaders.load_samples(path, None, short_side)
+    return list(samples.names), lambda name: samples[samples.names.index(name)]
+
+
+def decode(args: argparse.Namespace) -> int:
+    """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
+    from codec import Decoder
+
+    device, decoders = choose_device(args.device), {}
+    folder = args.file.is_dir()
+    names = sorted(path.stem for path in args.file.glob("*.pics")) if folder else [args.file.stem]
+    if not names:
+        raise ValueError(f"{args.file} holds no .pics file")
+
+    def decode_one(name: str, target: Path) -> str:
+        data = (args.file / f"{name}.pics" if folder else args.file).read_bytes()
+        row = args.preset or writer(bitstream.unpack(data))
+        if row.name not in decoders:
+            decoders[row.name] = Decoder(row, device, args.lam_sketch)
+        image = decoders[row.name].decode(data, args.force).image
+        write(target, png(image))
+        return f"{image.shape[1]}x{image.shape[0]} from {len(data)} bytes"
+
+    return each(names, args.file, args.photo, ".png", decode_one)
+
+
+def writer(stream: bitstream.Stream) -> Preset:
+    """Return the preset that wrote a stream. Raises PresetError where the table does not have it."""
+    from codec import preset_of
+
+    name = preset_of(stream)
+    if name not in PRESETS:
+        raise PresetError(f"the file was written with preset {name}: name it with `--preset {name}`")
+    return PRESETS[name]
+
+
+def each(names: list[str], source: Path, target: Path, ending: str, work: Callable[[str, Path], str]) -> int:
+    """Do `work(name, target file)` for each name; what fails is reported and the rest goes on."""
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    status = 0
+    for name in names:
+        file = target / f"{name}{ending}" if source.is_dir() else target
+        try:
+            print(f"{file}: {work(name, file)}")
+        except (ValueError, OSError, PresetError) as error:
+            print(f"failed: {name}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print what a file holds; the prompt as text where its tokenizer is at hand."""
+    from codec import preset_of
+
+    data = args.file.read_bytes()
+    stream = bitstream.unpack(data)
+    print(f"file      {args.file}, {len(data)} bytes, version {bitstream.VERSION}")
+    print(f"preset    {preset_of(stream)} (fingerprint {stream.fingerprint:04x})")
+    print(f"source    {stream.source_width}x{stream.source_height}")
+    rate = bitstream.bits_per_pixel(data, stream.height, stream.width)
+    print(f"coded     {stream.width}x{stream.height}, {rate:.5f} bpp")
+    print(f"seed      {stream.seed}")
+    for layer, count in bitstream.layer_sizes(stream).items():
+        print(f"{layer:9} {count} bytes")
+    if stream.text is not None:
+        print(f"prompt    {prompt_text(stream)}")
+    return 0
+
+
+def prompt_text(stream: bitstream.Stream) -> str:
+    """Return the prompt of a stream as text, or why it cannot be read here."""
+    import text_codec
+    from diffusion import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(writer(stream))
+    except PresetError as error:
+        return f"(not readable here: {str(error).splitlines()[0]})"
+    return tokenizer.decode(text_codec.decode(stream.text, len(tokenizer))).strip()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 done, 1 work failed, 2 wrong usage."""
+    args = parse_args(argv)
+    try:
+        return {"encode": encode, "decode": decode, "info": info}[args.command](args)
+    except (BitstreamError, PresetError, OSError, dataloaders.ImageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

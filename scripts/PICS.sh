@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The paper's PICS experiment on one data set.
+#
+#     bash scripts/PICS.sh DATA CLIC2021            # DATA/CLIC2021/test, Stable Diffusion 2.1
+#     bash scripts/PICS.sh DATA Kodak --preset tiny
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python eval_PICS.py --data_root "$1" --dataset "$2" --preset sd21 --N 4 --loss clip --lam_sketch 1.0 "${@:3}"

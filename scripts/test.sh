@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Install, lint, test. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the slow tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh requirements-dev.txt
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/python -m pytest "$@"
