@@ -32,7 +32,7 @@ class EncoderConfig:
     """What a user may choose about encoding; None stands for the preset's own value."""
 
     sketch: bool = True  # PICS; False is PIC, text alone
-    lam_sketch: float | str = 1.0  # rate of the sketch: a lambda of the bundled codecs, or a codec file
+    lam_sketch: float | str | None = None  # rate of the sketch: a lambda of the bundled codecs, or a codec file
     candidates: int | None = None  # pictures drawn, N of the paper
     loss: str = "clip"  # one of LOSSES
     prompt_len: int | None = None  # tokens
@@ -183,8 +183,8 @@ class Encoder:
             raise ValueError(f"unknown loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
         self.preset, self.config = preset, config
         self.candidates = config.candidates or preset.candidates
-        lam = config.lam_sketch if config.sketch else None
-        self.decoder = Decoder(preset, device, lam)
+        self.lam_sketch = (config.lam_sketch or preset.lam_sketch) if config.sketch else None
+        self.decoder = Decoder(preset, device, self.lam_sketch)
         self.clip = load_clip(preset.clip, device)
         self.annotator = load_annotator(preset.annotator, device) if config.sketch else None
         self.search = PromptConfig(
@@ -194,12 +194,13 @@ class Encoder:
             weight_decay=preset.prompt_weight_decay,
             seed=config.seed,
         )
-        if self.clip.vocabulary != self.decoder.generator.vocabulary:
+        words, drawn = self.clip.tokenizer.get_vocab(), self.decoder.generator.tokenizer.get_vocab()
+        if words != drawn:
             raise PresetError(
-                f"preset {preset.name}: the CLIP has {self.clip.vocabulary} words, the text-to-image model "
-                f"{self.decoder.generator.vocabulary}: name two models with the same tokenizer"
+                f"preset {preset.name}: the vocabularies of the CLIP ({len(words)} words) and of the text-to-image "
+                f"model ({len(drawn)}) differ: name two models with the same tokenizer"
             )
-        self.fingerprint = self.decoder.fingerprint(lam)
+        self.fingerprint = self.decoder.fingerprint(self.lam_sketch)
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
@@ -223,7 +224,7 @@ class Encoder:
     def _encode(self, image: np.ndarray, source_size: tuple[int, int], prompt) -> Encoded:
         sketch = payload = decoded = None
         if self.config.sketch:
-            codec = self.decoder.sketch_codec(self.config.lam_sketch)
+            codec = self.decoder.sketch_codec(self.lam_sketch)
             sketch = self.annotator(image)
             payload, decoded = codec.compress_and_draw(sketch)
         seed, scores = self._choose(image, prompt.ids, decoded)

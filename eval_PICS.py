@@ -15,7 +15,7 @@ from evaluation import evaluate, parser, rate
 def main(argv: list[str] | None = None) -> int:
     """Run the experiment and return the exit status."""
     flags = parser(__doc__)
-    flags.add_argument("--lam_sketch", type=rate, default=1.0, help="rate of the sketch: a lambda or a codec file")
+    flags.add_argument("--lam_sketch", type=rate, help="rate of the sketch: a lambda or a codec file")
     return evaluate(flags.parse_args(argv), "PICS")
 
 

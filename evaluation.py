@@ -15,7 +15,6 @@ and for the run results.csv, summary.json and overview.jpg. A photograph whose c
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import yaml
 import bitstream
 from dataloaders import DATASETS, ImageError, Sample, Samples, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
+from report import png, write, write_report
 
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 OUTPUT = Path(__file__).parent / "recon_examples"
@@ -96,8 +96,6 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from report import write_report
-
     failures = {}
     try:
         failures.update(run(samples, encoder, folder, args.batch_size))
@@ -115,7 +113,7 @@ def build_encoder(args: argparse.Namespace, method: str):
 
     config = EncoderConfig(
         sketch=method == "PICS",
-        lam_sketch=getattr(args, "lam_sketch", 1.0),
+        lam_sketch=getattr(args, "lam_sketch", None),
         candidates=args.N,
         loss=args.loss,
         prompt_len=args.prompt_len,
@@ -215,24 +213,3 @@ def describe(sample: Sample, encoded, decoded, clip) -> dict:
         },
         "scores": [round(score, 5) for score in encoded.scores],
     }
-
-
-def png(picture) -> bytes:
-    """Return a picture (H, W) or (H, W, 3) uint8 as a PNG file."""
-    import io
-
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a whole file or none: under a temporary name first, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

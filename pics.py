@@ -16,8 +16,9 @@ from pathlib import Path
 import bitstream
 import dataloaders
 from bitstream import BitstreamError
-from evaluation import PRESET_HELP, choose_device, png, positive, preset, rate, write
+from evaluation import PRESET_HELP, choose_device, positive, preset, rate
 from presets import PRESETS, Preset, PresetError
+from report import png, write
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     encode.add_argument("file", type=Path, help="the .pics file, or a folder for them")
     encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     encode.add_argument("--no_sketch", action="store_true", help="PIC: the prompt alone, some 30 bytes")
-    encode.add_argument("--lam_sketch", type=rate, default=1.0, help="rate of the sketch: a lambda or a codec file")
+    encode.add_argument("--lam_sketch", type=rate, help="rate of the sketch: a lambda or a codec file")
     encode.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
     encode.add_argument("--prompt_steps", type=positive, help="of the prompt search")
     encode.add_argument("--seed", type=int, default=0, help="of the prompt search")

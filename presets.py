@@ -46,6 +46,7 @@ class Preset:
     clip: tuple[str, ...]  # CLIPModel that searches the prompt and chooses the candidate
     annotator: str  # a name for `annotator.load_annotator`
     sketch_codec: str  # family of files in models_ntc/, for `models_ntc.load_sketch_codec`
+    lam_sketch: float  # the family's rate, where the user does not choose
     short_side: int  # of the coded size, pixels; a multiple of 64
     steps: int  # of the sampler
     guidance: float  # classifier-free guidance scale; at most 1: no negative prompt is run
@@ -66,6 +67,7 @@ class Preset:
 _PAPER = {
     "annotator": "hed",
     "sketch_codec": "sketch",
+    "lam_sketch": 1.0,
     "short_side": 512,
     "steps": 25,
     "guidance": 9.0,
@@ -87,6 +89,7 @@ PRESETS = {
             clip=(str(BUNDLE / "clip"),),
             annotator="hed-tiny",
             sketch_codec="sketch",
+            lam_sketch=0.2,
             short_side=256,
             steps=8,
             guidance=3.0,

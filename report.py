@@ -1,20 +1,38 @@
-"""Results of a run: a row for each photograph, their averages, and one picture that shows them all."""
+"""Results of a run: whole files, a row for each photograph, their averages, and one picture that shows them all."""
 
 import csv
 import io
 import json
+import os
 import textwrap
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
 from dataloaders import Samples
-from evaluation import write
 
 TILE, TEXT_HEIGHT, MARGIN, MOST = 256, 92, 12, 24  # pixels of the overview, and its most photographs
 PAPER, INK, GRAY = (250, 249, 246), (30, 30, 30), (120, 118, 112)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return a picture (H, W) or (H, W, 3) uint8 as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file or none: under a temporary name first, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_report(folder: Path, samples: Samples, method: str, failures: dict[str, str]) -> dict:

@@ -1,12 +1,11 @@
 """What the generator is trained on besides photographs: sketches, decoded sketches, inverted prompts.
 
-    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions sketches
-    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions decoded --lam 0.5
-    python -m tiny.conditions --photos runs/tiny/photos --out runs/tiny/conditions prompts
+    python -m tiny.conditions sketches --photos runs/tiny/photos --out runs/tiny/conditions
+    python -m tiny.conditions decoded --photos runs/tiny/photos --out runs/tiny/conditions
+    python -m tiny.conditions prompts --photos runs/tiny/photos --out runs/tiny/conditions
 
-`sketches` writes sketch.bin (every sketch, laid out like the photographs); `decoded` writes sketch_<lam>.bin, what
-the sketch codec makes of them; `prompts` writes prompts.json, the ids that prompt inversion finds. Each can be
-stopped and started again.
+`sketches` writes sketch.bin (every sketch, laid out like the photographs); `decoded` writes decoded.bin, what the
+sketch codec makes of each at one of its rates; `prompts` writes prompts.json, the ids that prompt inversion finds.
 """
 
 import argparse
@@ -35,7 +34,8 @@ class Conditions:
         self.shapes = [tuple(row["shape"][:2]) for row in photos.rows]
         self.starts = np.cumsum([0] + [h * w for h, w in self.shapes])
         self.clean = np.memmap(folder / "sketch.bin", np.uint8, "r")
-        self.coded = [np.memmap(path, np.uint8, "r") for path in sorted(folder.glob("sketch_*.bin"))]
+        coded = folder / "decoded.bin"
+        self.coded = np.memmap(coded, np.uint8, "r") if coded.exists() else self.clean
         prompts = folder / "prompts.json"
         self.prompts = json.loads(prompts.read_text()) if prompts.exists() else []
 
@@ -43,14 +43,12 @@ class Conditions:
         return planes[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
 
     def sketch(self, i: int, rng: random.Random) -> np.ndarray:
-        """Return sketch i as decoded at a random rate, or sometimes the clean one: uint8 (H, W)."""
-        if not self.coded or rng.random() < CLEAN_SHARE:
-            return self._plane(self.clean, i)
-        return self._plane(rng.choice(self.coded), i)
+        """Return sketch i as decoded, or sometimes the clean one: uint8 (H, W)."""
+        return self._plane(self.clean, i) if rng.random() < CLEAN_SHARE else self.decoded(i)
 
     def decoded(self, i: int) -> np.ndarray:
-        """Return sketch i as decoded at the highest rate (clean where none was prepared)."""
-        return self._plane(self.coded[-1] if self.coded else self.clean, i)
+        """Return sketch i as decoded at its rate (the clean one where none was prepared)."""
+        return self._plane(self.coded, i)
 
     def prompt(self, i: int) -> list[int]:
         """Return the inverted prompt of photograph i as ids (empty where none was prepared)."""
@@ -83,18 +81,19 @@ def _start_sketches(photos: Path) -> None:
         return annotator(pictures[i])
 
 
-def _start_decoded(photos: Path, folder: Path, lam: str) -> None:
+def _start_decoded(photos: Path, folder: Path) -> None:
     import torch
 
-    from models_ntc import load_sketch_codec
+    from models_ntc import bundled_lambdas, load_sketch_codec
 
     torch.set_num_threads(1)
     global _work
-    conditions, codec = Conditions(folder, Photos(photos)), load_sketch_codec(float(lam), "cpu")
+    conditions = Conditions(folder, Photos(photos))
+    codecs = [load_sketch_codec(lam) for lam in bundled_lambdas()]
 
     def _work(i: int) -> np.ndarray:
         sketch = conditions._plane(conditions.clean, i)
-        decoded = codec.decompress(codec.compress(pad_to_multiple(sketch)))
+        _, decoded = codecs[i % len(codecs)].compress_and_draw(pad_to_multiple(sketch))
         return decoded[: sketch.shape[0], : sketch.shape[1]]
 
 
@@ -131,9 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/conditions"))
     parser.add_argument("--clip", type=Path, default=Path(__file__).parent / "bundle" / "clip")
-    parser.add_argument("--lam", default="1.0", help="rate of the sketch codec, for `decoded`")
     parser.add_argument("--steps", type=int, default=100, help="of the prompt search, for `prompts`")
-    parser.add_argument("--workers", type=int, default=2, help="processes, for sketches")
+    parser.add_argument("--workers", type=int, default=2, help="processes, for `sketches` and `decoded`")
     args = parser.parse_args(argv)
 
     args.out.mkdir(parents=True, exist_ok=True)
@@ -141,11 +139,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.kind == "prompts":
         write_prompts(photos, args.clip, args.out / "prompts.json", args.steps)
     elif args.kind == "sketches":
-        start = partial(_start_sketches, args.photos)
-        write_planes(args.out / "sketch.bin", len(photos), start, args.workers)
+        write_planes(args.out / "sketch.bin", len(photos), partial(_start_sketches, args.photos), args.workers)
     else:
-        start = partial(_start_decoded, args.photos, args.out, args.lam)
-        write_planes(args.out / f"sketch_{args.lam}.bin", len(photos), start, args.workers)
+        start = partial(_start_decoded, args.photos, args.out)
+        write_planes(args.out / "decoded.bin", len(photos), start, args.workers)
 
 
 if __name__ == "__main__":

@@ -127,9 +127,10 @@ class Batches:
         draw = self.rng.random()
         if draw < DROP_TEXT:
             return []
-        if draw < DROP_TEXT + FACTS:
+        prompt = self.conditions.prompt(i)
+        if draw < DROP_TEXT + FACTS or not prompt:
             return self.tokenizer(self.conditions.facts(i, self.rng), add_special_tokens=False)["input_ids"]
-        return self.conditions.prompt(i)
+        return prompt
 
     @torch.no_grad()
     def encode_text(self, prompts: list[list[int]]) -> Tensor:
