@@ -9,6 +9,7 @@ Hub ids carry no revision yet: where a row should be pinned, put "@<commit>" beh
 import dataclasses
 import json
 import os
+import pickle
 import re
 import socket
 import sys
@@ -219,7 +220,7 @@ def _load_errors() -> tuple[type[BaseException], ...]:
     """What a source that cannot be had raises; only of libraries that `load` itself has imported."""
     names = [("safetensors", "SafetensorError"), ("httpx", "HTTPError"), ("httpx2", "HTTPError")]
     found = [getattr(sys.modules.get(module), name, None) for module, name in names]
-    return (OSError, ValueError, ImportError, *filter(None, found))
+    return (OSError, ValueError, ImportError, pickle.UnpicklingError, *filter(None, found))
 
 
 @cache

