@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from models_ntc.codec import SketchCodec
 
 
-def load_sketch_codec(
-    lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch"
-) -> "SketchCodec":
+def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> "SketchCodec":
     """Load a sketch codec.
 
     Args:

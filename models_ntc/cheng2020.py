@@ -124,9 +124,7 @@ class ChengCoder:
             decoded[:, rows + REACH, columns + REACH] = symbols + mean
         return F.pad(decoded, (-REACH,) * 4)[None]
 
-    def estimate(
-        self, hyper: Tensor, decoded: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def estimate(self, hyper: Tensor, decoded: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale (N, positions) of latents, from what is decoded around their places."""
         around = decoded[:, rows + self.taps[0], columns + self.taps[1]].flatten(0, 1)  # (N * 12, positions)
         context = self.context_weight @ around + self.context_bias[:, None]

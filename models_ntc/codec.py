@@ -39,9 +39,7 @@ class SketchCodec:
         {"model", "lambda", "metric", "sizes"}; lambda and metric are None where the file does not say.
     """
 
-    def __init__(
-        self, coder: SketchHyperpriorCoder | ChengCoder, name: str, digest: bytes, config: dict
-    ) -> None:
+    def __init__(self, coder: SketchHyperpriorCoder | ChengCoder, name: str, digest: bytes, config: dict) -> None:
         self.coder, self.name, self.digest, self.config = coder, name, digest, config
 
     def compress(self, sketch: np.ndarray) -> bytes:
@@ -58,9 +56,7 @@ class SketchCodec:
         """Sketch, uint8 (H, W), of a payload; SketchError when it is truncated, garbled or foreign."""
         height, width = payload[:2] if len(payload) > 2 else (0, 0)
         if not 0 < height * width <= MOST_BLOCKS:
-            raise SketchError(
-                f"sketch payload of {len(payload)} bytes asks for {64 * height}x{64 * width} pixels"
-            )
+            raise SketchError(f"sketch payload of {len(payload)} bytes asks for {64 * height}x{64 * width} pixels")
         return self.picture(self.coder.decode(payload[2:], (height, width)))
 
     def blocks(self, sketch: np.ndarray) -> tuple[int, int]:
@@ -71,9 +67,7 @@ class SketchCodec:
         rows, columns = height // 64, width // 64
         fits = 0 < rows < 256 and 0 < columns < 256 and rows * columns <= MOST_BLOCKS
         if height % 64 or width % 64 or not fits:
-            raise ValueError(
-                f"a sketch has sides of 64 n pixels, {MOST_BLOCKS} squares at most, got {width}x{height}"
-            )
+            raise ValueError(f"a sketch has sides of 64 n pixels, {MOST_BLOCKS} squares at most, got {width}x{height}")
         return rows, columns
 
     def picture(self, latents: Tensor) -> np.ndarray:
@@ -144,9 +138,7 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> Path:
     path = FOLDER / f"{family}_lmbda{float(lam_or_file)}.safetensors"
     if not path.is_file():
         known = sorted(p.stem.partition("_lmbda")[2] for p in FOLDER.glob(f"{family}_lmbda*.safetensors"))
-        raise ValueError(
-            f"no {family} codec for lambda {lam_or_file}: there are {', '.join(known) or 'none'}"
-        )
+        raise ValueError(f"no {family} codec for lambda {lam_or_file}: there are {', '.join(known) or 'none'}")
     return path
 
 
@@ -172,9 +164,7 @@ def load_compressai(path: Path) -> tuple[nn.Module, dict]:
     return net, {"model": "cheng2020-attn", "lambda": None, "metric": None, "sizes": {"N": net.N}}
 
 
-def load_sketch_codec(
-    lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch"
-) -> SketchCodec:
+def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> SketchCodec:
     """Load a codec; see `models_ntc.load_sketch_codec`."""
     path = codec_file(lam_or_file, family)
     net, config = load_file(path) if path.suffix == ".safetensors" else load_compressai(path)

@@ -117,6 +117,4 @@ class SymbolDecoder:
     def finish(self) -> None:
         """SketchError unless the number is used up and the check agrees with the symbols."""
         if self.words or self.state != FLOOR + check_byte(self.parts):
-            raise SketchError(
-                "sketch payload decodes to the wrong symbols: it is garbled or made by another codec"
-            )
+            raise SketchError("sketch payload decodes to the wrong symbols: it is garbled or made by another codec")

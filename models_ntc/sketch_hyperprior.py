@@ -12,9 +12,10 @@ weights and checks that bound: for each output channel
 
     (sum |w| * ACTIVATION_LIMIT + |b|) * 2^(WEIGHT_BITS + ACTIVATION_BITS) < 2^53.
 
-Sources: mean and scale hyperprior, Minnen et al. 2018 (arXiv 1809.02736); two-pass checkerboard context, He
-et al. 2021 (arXiv 2103.15306); rounding in place of noise for the synthesis, Minnen and Singh 2020 (arXiv
-2007.08739); integer networks for agreement of both ends, Balle et al. 2019.
+Sources: mean and scale hyperprior, Minnen et al. 2018 (arXiv 1809.02736); checkerboard context, He et al.
+2021 (arXiv 2103.15306), by groups of channels, He et al. 2022 (arXiv 2203.10886); rounding in place of
+noise for the synthesis, Minnen and Singh 2020 (arXiv 2007.08739); integer networks for agreement of both
+ends, Balle et al. 2019.
 """
 
 import copy
@@ -45,6 +46,7 @@ class SketchHyperpriorConfig:
     eighth: int = 64  # ... at 1/8
     sixteenth: int = 96  # ... at 1/16
     latent: int = 64
+    groups: int = 4  # of latent channels, coded one after the other in each half of the checkerboard
     hyper_latent: int = 32
     hyper: int = 64  # width of the hyperprior's layers
     scale_min: float = 0.11  # standard deviation of the first table; its symbols are never sent, they are 0
@@ -141,7 +143,8 @@ class SketchHyperprior(CompressionModel):
             nn.ReLU(),
             Conv(c.hyper, c.hyper),
         )
-        self.context = Conv(c.latent, c.hyper, kernel=5)
+        self.context = nn.Conv2d(c.latent, c.hyper, 5, padding=2, bias=False)
+        self.step = nn.Embedding(2 * c.groups, c.hyper)
         self.parameters_net = nn.Sequential(
             nn.ReLU(), Conv(2 * c.hyper, 2 * c.latent, 1), nn.ReLU(), Conv(2 * c.latent, 2 * c.latent, 1)
         )
@@ -163,17 +166,41 @@ class SketchHyperprior(CompressionModel):
 
     def decoder_parts(self) -> dict[str, nn.Module]:
         """What the decoder runs, by name: the parts that `exact_copy` puts on the dyadic grid."""
-        names = ("hyper_synthesis", "context", "parameters_net", "synthesis")
+        names = ("hyper_synthesis", "context", "step", "parameters_net", "synthesis")
         return {name: getattr(self, name) for name in names}
 
     def medians(self) -> Tensor:
         """Centre of each hyperlatent channel's distribution, (1, hyper_latent, 1, 1)."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach()[None, :, None, None]
 
-    def estimate(self, hyper: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and table level (a real number; the index is its rounding) of each latent."""
+    def estimate(self, hyper: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Mean and table level (a real number; the index is its rounding) of all latents at a step of `walk`."""
+        context = settle(seen + self.step.weight[step][None, :, None, None])
         mean, level = self.parameters_net(torch.cat([hyper, context], 1)).chunk(2, 1)
         return mean, level + self.config.scale_levels / 4
+
+    def walk(self, hyper: Tensor, decide: Callable[[Tensor, Tensor, Tensor, slice], Tensor]) -> Tensor:
+        """Go through the latents in coding order: both halves of the checkerboard, each by groups of channels.
+
+        Args:
+            hyper: output of `hyper_synthesis`, (N, hyper, H, W).
+            decide: called with mean and level (N, latent / groups, H, W), the half (boolean) and the slice of
+                channels; gives the latents there, of which only those in the half count.
+
+        Returns:
+            All latents (N, latent, H, W).
+        """
+        groups, first = self.config.groups, anchors(hyper)
+        seen, parts = torch.zeros_like(hyper), []
+        for step in range(2 * groups):
+            half = first if step < groups else ~first
+            size = self.config.latent // groups
+            group = slice(step % groups * size, (step % groups + 1) * size)
+            mean, level = self.estimate(hyper, seen, step)
+            part = decide(mean[:, group], level[:, group], half, group) * half
+            seen = seen + F.conv2d(part, self.context.weight[:, group], padding=2)
+            parts.append(part)
+        return torch.cat(parts[:groups], 1) + torch.cat(parts[groups:], 1)
 
     def scale(self, level: Tensor) -> Tensor:
         """Standard deviation at a real-valued table level, differentiable."""
@@ -188,15 +215,17 @@ class SketchHyperprior(CompressionModel):
         _, z_likelihoods = self.entropy_bottleneck(z)
         hyper = self.hyper_synthesis(round_through(z - self.medians()) + self.medians()).float()
 
-        first = anchors(y)
-        mean, level = self.estimate(hyper, torch.zeros_like(hyper))
-        decoded = (round_through(y - mean) + mean) * first
-        mean_after, level_after = self.estimate(hyper, self.context(decoded).float())
-        mean = torch.where(first, mean, mean_after).float()
-        scale = self.scale(torch.where(first, level, level_after).float())
+        means, levels = [], []
 
-        _, y_likelihoods = self.gaussian_conditional(y, scale, means=mean)
-        x_hat = self.synthesis(round_through(y - mean) + mean).float()
+        def decide(mean: Tensor, level: Tensor, half: Tensor, group: slice) -> Tensor:
+            means.append(mean.float() * half)
+            levels.append(level.float() * half)
+            return round_through(y[:, group] - mean.float()) + mean.float()
+
+        latents = self.walk(hyper, decide)
+        mean, level = (torch.cat(p[: len(p) // 2], 1) + torch.cat(p[len(p) // 2 :], 1) for p in (means, levels))
+        _, y_likelihoods = self.gaussian_conditional(y, self.scale(level), means=mean)
+        x_hat = self.synthesis(latents).float()
         return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
 
     def update(self, force: bool = False) -> bool:
@@ -214,11 +243,10 @@ def exact_copy(net: SketchHyperprior) -> SketchHyperprior:
     for name, part in exact.decoder_parts().items():
         part.double()
         for layer in part.modules():
-            if isinstance(layer, Conv):
+            if isinstance(layer, (nn.Conv2d, nn.Embedding)):
                 put_on_grid(layer, name)
-    exact.entropy_bottleneck.quantiles.data = grid(
-        exact.entropy_bottleneck.quantiles.data.double(), ACTIVATION_BITS
-    )
+    quantiles = exact.entropy_bottleneck.quantiles
+    quantiles.data = grid(quantiles.data.double(), ACTIVATION_BITS)
     return exact
 
 
@@ -227,11 +255,13 @@ def grid(x: Tensor, bits: int) -> Tensor:
     return x.mul(2.0**bits).round().div(2.0**bits)
 
 
-def put_on_grid(layer: Conv, where: str) -> None:
+def put_on_grid(layer: nn.Conv2d | nn.Embedding, where: str) -> None:
     """Round a float64 layer's weights and biases to multiples of 2^-WEIGHT_BITS; check the bound."""
-    layer.weight.copy_(grid(layer.weight, WEIGHT_BITS))
-    layer.bias.copy_(grid(layer.bias, WEIGHT_BITS))
-    sums = layer.weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + layer.bias.abs()
+    for parameter in layer.parameters():
+        parameter.copy_(grid(parameter, WEIGHT_BITS))
+    sums = layer.weight.abs().flatten(1).sum(1) * ACTIVATION_LIMIT
+    if getattr(layer, "bias", None) is not None:
+        sums = sums + layer.bias.abs()
     worst = float(sums.max()) * 2.0 ** (WEIGHT_BITS + ACTIVATION_BITS)
     if not worst < 2.0**53:
         raise ValueError(f"a sum in {where} may reach {worst:.3g}, more than 2^53: its weights are too large")
@@ -240,7 +270,7 @@ def put_on_grid(layer: Conv, where: str) -> None:
 class SketchHyperpriorCoder:
     """Sketch pictures <-> payloads with a trained, exact SketchHyperprior.
 
-    Order of the symbols: hyperlatents, then the two halves of the checkerboard, by channel, row, column.
+    Order of the symbols: hyperlatents, then the steps of `walk`, each by channel, row, column.
     A latent whose table is number 0 is not sent; it is 0 away from its mean.
     """
 
@@ -258,8 +288,8 @@ class SketchHyperpriorCoder:
         symbols = [whole(z)]
         intervals = self.z_tables.intervals(symbols[0], channels)
 
-        def code(mean: Tensor, indexes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-            symbols.append(whole((y.double() - mean)[torch.from_numpy(chosen)]))
+        def code(mean: Tensor, indexes: np.ndarray, chosen: Tensor, group: slice) -> np.ndarray:
+            symbols.append(whole((y[:, group].double() - mean)[chosen]))
             intervals.extend(self.y_tables.intervals(symbols[-1], indexes))
             return symbols[-1]
 
@@ -272,7 +302,7 @@ class SketchHyperpriorCoder:
         decoder = SymbolDecoder(data)
         shape = (1, self.net.config.hyper_latent, *blocks)
         z = decoder.decode(self.z_tables, self.z_indexes(shape)).reshape(shape)
-        latents = self.latents(z, lambda mean, indexes, chosen: decoder.decode(self.y_tables, indexes))
+        latents = self.latents(z, lambda mean, indexes, *_: decoder.decode(self.y_tables, indexes))
         decoder.finish()
         return latents
 
@@ -286,23 +316,21 @@ class SketchHyperpriorCoder:
         return np.repeat(np.arange(shape[1]), shape[2] * shape[3])
 
     def latents(self, z: np.ndarray, code: Callable[..., np.ndarray]) -> Tensor:
-        """Rebuild the latents pass by pass, the same in both directions.
+        """Rebuild the latents step by step, the same in both directions.
 
         Args:
             z: hyperlatent symbols (1, C, H/64, W/64).
-            code: called with the means, the table indexes of the sent symbols and their boolean places in
-                (1, C, H/16, W/16); it gives those symbols, from the picture or from the payload.
+            code: called at each step with the means, the table indexes (flat) of the sent symbols, their
+                boolean places among the means, and the slice of channels; it gives those symbols, from the
+                picture or from the payload.
         """
         hyper = self.net.hyper_synthesis(settle(torch.from_numpy(z).double() + self.net.medians()))
-        first = anchors(hyper)
-        context = torch.zeros_like(hyper)
-        latents = 0.0
-        for half in (first, ~first):
-            mean, level = self.net.estimate(hyper, context)
+
+        def decide(mean: Tensor, level: Tensor, half: Tensor, group: slice) -> Tensor:
             indexes = level.round().clamp(0, self.net.config.scale_levels - 1).long()
-            chosen = (half & (indexes > 0)).numpy()
-            symbols = np.zeros(chosen.shape)
-            symbols[chosen] = code(mean, indexes.numpy()[chosen], chosen)
-            latents = latents + settle(torch.from_numpy(symbols) + mean) * half
-            context = self.net.context(latents)
-        return latents
+            chosen = half & (indexes > 0)
+            symbols = torch.zeros_like(mean)
+            symbols[chosen] = torch.from_numpy(code(mean, indexes[chosen].numpy(), chosen, group)).double()
+            return settle(symbols + mean)
+
+        return self.net.walk(hyper, decide)

@@ -21,9 +21,8 @@ from metrics import MS_SSIM_MIN_SIDE, edge_f1, ms_ssim
 from models_ntc.codec import SketchCodec, load_sketch_codec, new_network, save_codec
 from models_ntc.loss import rate_distortion
 
-DENSITY_PACE = (
-    10.0  # learning rate of the hyperlatents' density over the rest's: short trainings left it too wide
-)
+DENSITY_PACE = 10.0  # learning rate of the hyperlatents' density over the rest's: short trainings left it too wide
+WARM_STEPS = 200  # over which the learning rate rises, so that Adam's first steps do not undo a warm start
 MOST_MEASURED = 64  # test sketches that the row of a finished codec is measured on
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -83,7 +82,7 @@ class Trainer:
         ]
         self.optimizer = torch.optim.Adam(groups, lr=args.learning_rate)
         self.aux_optimizer = torch.optim.Adam(quantiles, lr=args.aux_learning_rate)
-        self.epoch, self.seconds, self.best = 0, 0.0, float("inf")
+        self.epoch, self.steps, self.seconds, self.best = 0, 0, 0.0, float("inf")
         self.folder = Path(args.out or f"runs/{args.model}_lmbda{args.lmbda}")
         self.file = self.folder / f"{args.model}_lmbda{args.lmbda}.safetensors"
         if args.checkpoint:
@@ -99,7 +98,8 @@ class Trainer:
             return
         self.optimizer.load_state_dict(state["optimizer"])
         self.aux_optimizer.load_state_dict(state["aux_optimizer"])
-        self.epoch, self.seconds, self.best = state["epoch"], state["seconds"], state["best"]
+        self.epoch, self.steps = state["epoch"], state["steps"]
+        self.seconds, self.best = state["seconds"], state["best"]
 
     def save(self) -> None:
         """Write the checkpoint under a temporary name, then rename it."""
@@ -111,6 +111,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "aux_optimizer": self.aux_optimizer.state_dict(),
             "epoch": self.epoch,
+            "steps": self.steps,
             "seconds": self.seconds,
             "best": self.best,
         }
@@ -133,7 +134,8 @@ class Trainer:
         done = (self.epoch + within) / self.args.epochs
         if self.args.max_seconds is not None:
             done = max(done, self.seconds / self.args.max_seconds)
-        return self.args.learning_rate * (0.505 + 0.495 * math.cos(math.pi * min(done, 1.0)))
+        warm = min((self.steps + 1) / WARM_STEPS, 1.0)
+        return warm * self.args.learning_rate * (0.505 + 0.495 * math.cos(math.pi * min(done, 1.0)))
 
     def step(self, sketches: Tensor) -> dict[str, Tensor]:
         """One update of both optimisers; a batch whose gradient is not finite is passed over."""
@@ -143,9 +145,11 @@ class Trainer:
         losses = rate_distortion(output, sketches, self.args.lmbda, self.args.dist_metric)
         self.optimizer.zero_grad()
         losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.args.clip_max_norm)
+        updated = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(updated, self.args.clip_max_norm)
         if torch.isfinite(norm):
             self.optimizer.step()
+        self.steps += 1
         self.aux_optimizer.zero_grad()
         self.net.aux_loss().backward()
         self.aux_optimizer.step()
