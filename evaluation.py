@@ -88,8 +88,11 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     try:
         samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
         folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
-        claim(folder, settings_of(args, method), args.overwrite)
+        settings = settings_of(args, method)
+        if not args.overwrite:
+            compare_settings(folder, settings)
         encoder = build_encoder(args, method)
+        claim(folder, settings, args.overwrite)
     except (PresetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -99,6 +102,9 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     failures = {}
     try:
         failures.update(run(samples, encoder, folder, args.batch_size))
+    except KeyboardInterrupt:
+        print("stopped: start it again to go on", file=sys.stderr)
+        return 130
     finally:
         summary = write_report(folder, samples, method, failures)
     for name, reason in failures.items():
@@ -132,22 +138,27 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     return settings
 
 
-def claim(folder: Path, settings: dict, overwrite: bool) -> None:
-    """Make the run's folder, or go on with it. Raises ValueError where it was made with other settings."""
+def compare_settings(folder: Path, settings: dict) -> None:
+    """Raise ValueError where `folder` holds a run with other settings."""
     path = folder / "settings.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    differing = [
+        f"{name} {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(differing)}): "
+            "add --overwrite to do it again, or --output for another place"
+        )
+
+
+def claim(folder: Path, settings: dict, overwrite: bool) -> None:
+    """Make the run's folder, or go on with it; `overwrite` forgets what is done."""
+    folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for done in folder.glob("*_caption.yaml"):
             done.unlink()
-    elif path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{k} {before.get(k)} -> {v}" for k, v in settings.items() if before.get(k) != v]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(differing)}): "
-                "add --overwrite to do it again, or --output for another place"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(settings, indent=1).encode())
+    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
 def run(samples: Samples, encoder, folder: Path, batch_size: int) -> Iterator[tuple[str, str]]:

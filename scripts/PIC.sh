@@ -5,4 +5,6 @@
 #     bash scripts/PIC.sh DATA Kodak --preset tiny
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python eval_PIC.py --data_root "$1" --dataset "$2" --preset sd21 --N 4 --loss clip "${@:3}"
+[ $# -ge 2 ] || { echo "usage: bash scripts/PIC.sh DATA CLIC2020|CLIC2021|DIV2K|Kodak [FLAGS]" >&2; exit 2; }
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+"$python" eval_PIC.py --data_root "$1" --dataset "$2" --preset sd21 --N 4 --loss clip "${@:3}"

@@ -1,10 +1,12 @@
 """What the generator is trained on besides photographs: sketches, decoded sketches, inverted prompts.
 
     python -m tiny.conditions sketches --photos runs/tiny/photos --out runs/tiny/conditions
+    python -m tiny.conditions export --photos runs/tiny/photos --out runs/tiny/conditions --sketches runs/tiny/sketches
     python -m tiny.conditions decoded --photos runs/tiny/photos --out runs/tiny/conditions
     python -m tiny.conditions prompts --photos runs/tiny/photos --out runs/tiny/conditions
 
-`sketches` writes sketch.bin (every sketch, laid out like the photographs); `decoded` writes decoded.bin, what the
+`sketches` writes sketch.bin (every sketch, laid out like the photographs); `export` writes these as the pictures
+that train_compressai.py reads; `decoded` writes decoded.bin, what the
 sketch codec makes of each at one of its rates; `prompts` writes prompts.json, the ids that prompt inversion finds.
 """
 
@@ -39,16 +41,17 @@ class Conditions:
         prompts = folder / "prompts.json"
         self.prompts = json.loads(prompts.read_text()) if prompts.exists() else []
 
-    def _plane(self, planes: np.ndarray, i: int) -> np.ndarray:
+    def plane(self, planes: np.ndarray, i: int) -> np.ndarray:
+        """Return sketch i of `clean` or `coded`: uint8 (H, W)."""
         return planes[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
 
     def sketch(self, i: int, rng: random.Random) -> np.ndarray:
         """Return sketch i as decoded, or sometimes the clean one: uint8 (H, W)."""
-        return self._plane(self.clean, i) if rng.random() < CLEAN_SHARE else self.decoded(i)
+        return self.plane(self.clean, i) if rng.random() < CLEAN_SHARE else self.decoded(i)
 
     def decoded(self, i: int) -> np.ndarray:
         """Return sketch i as decoded at its rate (the clean one where none was prepared)."""
-        return self._plane(self.coded, i)
+        return self.plane(self.coded, i)
 
     def prompt(self, i: int) -> list[int]:
         """Return the inverted prompt of photograph i as ids (empty where none was prepared)."""
@@ -92,7 +95,7 @@ def _start_decoded(photos: Path, folder: Path) -> None:
     codecs = [load_sketch_codec(lam) for lam in bundled_lambdas()]
 
     def _work(i: int) -> np.ndarray:
-        sketch = conditions._plane(conditions.clean, i)
+        sketch = conditions.plane(conditions.clean, i)
         _, decoded = codecs[i % len(codecs)].compress_and_draw(pad_to_multiple(sketch))
         return decoded[: sketch.shape[0], : sketch.shape[1]]
 
@@ -107,6 +110,16 @@ def write_planes(path: Path, count: int, start: Callable[[], None], workers: int
         for plane in tqdm(pool.imap(_call, range(count), chunksize=8), total=count, desc=path.stem):
             file.write(plane)
     path.with_suffix(".tmp").replace(path)
+
+
+def export_sketches(photos: Photos, conditions: Conditions, out: Path) -> None:
+    """Write every sketch as a PNG below `out`/train, or `out`/test for those held out."""
+    import cv2
+
+    for i, row in enumerate(tqdm(photos.rows, desc="export")):
+        path = out / ("test" if row["validation"] else "train") / f"{Path(row['name']).stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), conditions.plane(conditions.clean, i))
 
 
 def write_prompts(photos: Photos, clip: Path, path: Path, steps: int) -> None:
@@ -126,9 +139,10 @@ def write_prompts(photos: Photos, clip: Path, path: Path, steps: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Prepare one kind of condition."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("sketches", "decoded", "prompts"))
+    parser.add_argument("kind", choices=("sketches", "export", "decoded", "prompts"))
     parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/conditions"))
+    parser.add_argument("--sketches", type=Path, default=Path("runs/tiny/sketches"), help="for `export`")
     parser.add_argument("--clip", type=Path, default=Path(__file__).parent / "bundle" / "clip")
     parser.add_argument("--steps", type=int, default=100, help="of the prompt search, for `prompts`")
     parser.add_argument("--workers", type=int, default=2, help="processes, for `sketches` and `decoded`")
@@ -138,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     photos = Photos(args.photos)
     if args.kind == "prompts":
         write_prompts(photos, args.clip, args.out / "prompts.json", args.steps)
+    elif args.kind == "export":
+        export_sketches(photos, Conditions(args.out, photos), args.sketches)
     elif args.kind == "sketches":
         write_planes(args.out / "sketch.bin", len(photos), partial(_start_sketches, args.photos), args.workers)
     else:

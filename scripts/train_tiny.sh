@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Train every bundled model from photographs: edges, sketch codec, tokenizer and CLIP, decoder, UNet and ControlNet.
+#
+#     bash scripts/train_tiny.sh DATA
+#
+# DATA holds photographs (pictures or tar shards, with photos.jsonl where labels are known), bsds500/ and
+# captions.txt.gz, as docs in tiny/README.md say. Every step resumes; seconds of each can be set by environment
+# variables. Results go to annotator/, models_ntc/ and tiny/bundle/; working files to runs/tiny/.
+set -euo pipefail
+[ $# -eq 1 ] || { echo "usage: bash scripts/train_tiny.sh DATA" >&2; exit 2; }
+data=$(realpath -- "$1")
+cd "$(dirname "$0")/.."
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+
+"$python" -m tiny.train_edges --data "$data/bsds500" --seconds "${EDGES:-840}"
+[ -e runs/tiny/photos/index.json ] || "$python" -m tiny.data --source "$data"
+"$python" -m tiny.train_clip --captions "$data/captions.txt.gz" --seconds "${CLIP:-1460}"
+"$python" -m tiny.conditions sketches
+"$python" -m tiny.conditions export --sketches runs/tiny/sketches
+for lambda in 1.0 0.5 0.2; do
+    "$python" train_compressai.py -d runs/tiny/sketches --lambda "$lambda" --dist_metric ms-ssim \
+        -e 1000 --max_seconds "${SKETCH:-900}" --out "runs/tiny/sketch_lmbda$lambda"
+    cp "runs/tiny/sketch_lmbda$lambda/sketch_lmbda$lambda.safetensors" models_ntc/
+done
+"$python" -m tiny.conditions decoded
+"$python" -m tiny.conditions prompts --steps 60
+"$python" -m tiny.train_decoder --seconds "${DECODER:-2400}"
+"$python" -m tiny.train_generator --seconds "${GENERATOR:-5000}"
