@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from models_ntc.codec import SketchCodec
 
 
+FOLDER = Path(__file__).parent
+
+
+def bundled_lambdas(family: str = "sketch") -> list[float]:
+    """Lambdas of the codecs models_ntc/<family>_lmbda<lambda>.safetensors, ascending."""
+    return sorted(float(p.stem.partition("_lmbda")[2]) for p in FOLDER.glob(f"{family}_lmbda*.safetensors"))
+
+
 def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> "SketchCodec":
     """Load a sketch codec.
 

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models_ntc import FOLDER, bundled_lambdas
 from models_ntc.cheng2020 import ChengCoder, SketchCheng2020, channels_of, unwrap
 from models_ntc.entropy import SketchError
 from models_ntc.sketch_hyperprior import (
@@ -27,7 +28,6 @@ from models_ntc.sketch_hyperprior import (
     SketchHyperpriorConfig,
 )
 
-FOLDER = Path(__file__).parent
 MOST_BLOCKS = 4096  # 64x64 squares in one sketch: 16.8 megapixels
 
 
@@ -137,8 +137,8 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> Path:
         return Path(lam_or_file)
     path = FOLDER / f"{family}_lmbda{float(lam_or_file)}.safetensors"
     if not path.is_file():
-        known = sorted(p.stem.partition("_lmbda")[2] for p in FOLDER.glob(f"{family}_lmbda*.safetensors"))
-        raise ValueError(f"no {family} codec for lambda {lam_or_file}: there are {', '.join(known) or 'none'}")
+        known = ", ".join(map(str, bundled_lambdas(family))) or "none"
+        raise ValueError(f"no {family} codec for lambda {lam_or_file}: there are {known}")
     return path
 
 
