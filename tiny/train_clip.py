@@ -149,7 +149,7 @@ def recall_at_10(model: CLIPModel, pairs: Pairs) -> float:
     pixels, tokens = pairs.batch(pairs.photos.validation, augmented=False)
     logits = model(pixel_values=pixels, **tokens).logits_per_text
     model.train()
-    best = logits.topk(10, dim=1).indices
+    best = logits.topk(min(10, len(logits)), dim=1).indices
     return (best == torch.arange(len(logits))[:, None]).any(1).float().mean().item()
 
 

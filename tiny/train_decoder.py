@@ -91,7 +91,7 @@ def measure(autoencoder: AutoencoderTiny, latents: Latents, photos: Photos, shee
         pixels = to_pixels([centre(photos[i])])
         drawn = autoencoder.decode(latents.encode(pixels)).sample.clamp(-1, 1)
         errors.append(F.mse_loss(drawn, pixels).item() / 4)
-        tiles.append(torch.cat([pixels, drawn], 2)[:, :, :, :256])
+        tiles.append(torch.cat([pixels[:, :, :256, :256], drawn[:, :, :256, :256]], 2))
     save_image(torch.cat(tiles[:8]) / 2 + 0.5, sheet, nrow=8)
     return {"psnr": float(np.mean(-10 * np.log10(errors)))}
 

@@ -1,0 +1,118 @@
+"""The scripts that make the bundled models, each for a moment on a dozen photographs; the result is a preset."""
+
+import gzip
+import json
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+import tiny.data
+import tiny.train_clip
+import tiny.train_decoder
+import tiny.train_edges
+import tiny.train_generator
+from codec import Decoder, Encoder, EncoderConfig
+from presets import get_preset
+from tiny import conditions
+from tiny.facts import NAMES, colour_grid
+from tiny.latents import Latents, to_pixels
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Photographs with photos.jsonl, one picture that it does not list, boundaries, captions."""
+    folder = tmp_path_factory.mktemp("data")
+    photo, rng = skimage.data.astronaut(), np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        y, x = rng.integers(0, 200, 2)
+        cv2.imwrite(str(folder / f"{i}.png"), photo[y : y + 256 + 8 * i, x : x + 256, ::-1])
+        rows.append({"file": f"{i}.png", "label": "woman", "captions": ["a woman in orange ."] * (i % 2)})
+    cv2.imwrite(str(folder / "not listed.png"), photo)
+    (folder / "photos.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for split in ("train", "val", "test"):
+        (folder / "bsds500" / split).mkdir(parents=True)
+        cv2.imwrite(str(folder / "bsds500" / split / "1.jpg"), photo[:300, :320])
+        cv2.imwrite(str(folder / "bsds500" / split / "1_edges.png"), cv2.Canny(photo[:300, :320], 100, 200))
+    with gzip.open(folder / "captions.txt.gz", "wt") as file:
+        file.write("\n".join(f"a {name} dog and {i} blue birds" for i, name in enumerate(NAMES * 5)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(source, tmp_path_factory):
+    """Every script once, in order."""
+    work = tmp_path_factory.mktemp("work")
+    photos, prepared, made = str(work / "photos"), str(work / "conditions"), str(work / "bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.data, "VALIDATION_SHARE", 0.3)
+        for script in (tiny.train_clip, tiny.train_decoder, tiny.train_edges, tiny.train_generator):
+            patch.setattr(script, "BATCH", 2)
+        patch.setattr(tiny.train_clip, "WORDS", 600)
+        patch.setattr(tiny.train_generator, "SIZES", ((256, 256),))
+        edges = ["--data", str(source / "bsds500"), "--run", str(work / "edges"), "--seconds", "0.1"]
+        tiny.train_edges.main([*edges, "--out", str(work / "hed.safetensors")])
+        tiny.data.main(["--source", str(source), "--out", photos])
+        common = ["--photos", photos, "--seconds", "0.1"]
+        captions = ["--captions", str(source / "captions.txt.gz")]
+        tiny.train_clip.main([*common, *captions, "--run", str(work / "clip"), "--out", f"{made}/clip"])
+        for kind in ("sketches", "decoded", "prompts"):
+            arguments = ["--photos", photos, "--out", prepared, "--clip", f"{made}/clip"]
+            conditions.main([kind, *arguments, "--steps", "2", "--workers", "1"])
+        tiny.train_decoder.main([*common, "--run", str(work / "decoder"), "--bundle", made])
+        arguments = [*common, "--conditions", prepared, "--run", str(work / "generator"), "--bundle", made]
+        tiny.train_generator.main(arguments)
+        resumed = [*arguments[:2], "--seconds", "2", *arguments[4:]]
+        tiny.train_generator.main(resumed)
+    return work
+
+
+def test_only_listed_photographs_are_taken(bundle):
+    rows = json.loads((bundle / "photos" / "index.json").read_text())
+    assert sorted(row["name"] for row in rows) == sorted(f"{i}.png" for i in range(12))
+    assert 0 < sum(row["validation"] for row in rows) < 12
+    assert all(min(row["shape"][:2]) == 256 and max(row["shape"][:2]) <= 384 for row in rows)
+
+
+def test_conditions_belong_to_their_photographs(bundle):
+    photos = tiny.data.Photos(bundle / "photos")
+    prepared = conditions.Conditions(bundle / "conditions", photos)
+    from annotator import load_annotator
+
+    assert np.array_equal(prepared.plane(prepared.clean, 5), load_annotator("hed-tiny")(photos[5]))
+    assert prepared.decoded(5).shape == photos[5].shape[:2]
+    assert len(prepared.prompts) == 12 and len(prepared.prompt(5)) == 16
+
+
+def test_runs_resume(bundle):
+    steps = [json.loads(line) for line in (bundle / "generator" / "log.jsonl").read_text().splitlines()]
+    assert len(steps) == 2 and steps[1]["step"] > steps[0]["step"] >= 1
+
+
+def test_the_bundle_is_a_preset(bundle):
+    models = {name: f"bundle/{name}" for name in ("clip", "generator", "controlnet")}
+    (bundle / "preset.json").write_text(json.dumps({"base": "tiny", **models, "steps": 2, "prompt_steps": 2}))
+    preset = get_preset(bundle)
+    image = skimage.data.astronaut()[:256, :320]
+    encoder = Encoder(preset, EncoderConfig(candidates=1))
+    data = encoder.encode([image])[0]
+    assert Decoder(preset).decode(data).image.shape == image.shape
+
+
+def test_linear_latents_keep_what_their_basis_spans():
+    photo = skimage.data.astronaut()
+    latents = Latents.fit([photo], 3000, np.random.default_rng(0))
+    z = latents.encode(to_pixels([photo]))
+    assert z.shape == (1, 16, 32, 32) and 0.8 < z.square().mean().sqrt() < 1.2
+    again = latents.encode(latents.decode(z))
+    assert (again - z).abs().max() < 1e-3
+    error = (latents.decode(z) - to_pixels([photo])).square().mean() / 4
+    assert -10 * np.log10(error.item()) > 20
+
+
+def test_colours_are_named():
+    photo = np.zeros((90, 90, 3), np.uint8)
+    photo[:30], photo[30:60], photo[60:] = (60, 100, 175), (240, 240, 240), (75, 135, 60)
+    assert [NAMES[i] for i in colour_grid(photo)[:, 0]] == ["blue", "white", "green"]
