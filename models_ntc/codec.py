@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from models_ntc import FOLDER, bundled_lambdas
@@ -125,7 +125,7 @@ def save_codec(net: nn.Module, path: Path, model: str, lmbda: float | None, metr
     net.update(force=True)
     config = {"model": model, "lambda": lmbda, "metric": metric, "sizes": sizes_of(net)}
     temporary = path.with_suffix(".tmp")
-    save_file(packed(net), temporary, metadata={"config": json.dumps(config)})
+    temporary.write_bytes(save(packed(net), {"config": json.dumps(config)}))
     temporary.replace(path)
 
 

@@ -4,7 +4,6 @@ python train_compressai.py -d runs/sketches -e 20 --lambda 1.0 --dist_metric ms-
 """
 
 import math
-import random
 import sys
 import time
 from argparse import Namespace
@@ -71,7 +70,6 @@ class Trainer:
         self.device = torch.device("cuda" if args.cuda else "cpu")
         torch.set_flush_denormal(True)
         torch.manual_seed(args.seed)
-        random.seed(args.seed)
         self.net = new_network(args.model).to(self.device, memory_format=torch.channels_last)
         bottleneck = dict(self.net.entropy_bottleneck.named_parameters())
         quantiles = [bottleneck.pop("quantiles")]
@@ -91,8 +89,8 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint; one of another lambda or metric gives its weights only."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["model"] != self.args.model:
-            raise ValueError(f"{path} holds a {state['model']} network, --model says {self.args.model}")
+        if state.get("model") != self.args.model:
+            raise ValueError(f"{path} holds no {self.args.model} network of train_compressai.py: see --model")
         self.net.load_state_dict(state["network"])
         if (state["lambda"], state["metric"]) != (self.args.lmbda, self.args.dist_metric):
             return
@@ -130,7 +128,7 @@ class Trainer:
         return self.args.max_seconds is not None and self.seconds >= self.args.max_seconds
 
     def learning_rate(self, within: float) -> float:
-        """Cosine from --learning-rate to a hundredth, over the epochs or the seconds that end first."""
+        """After a short rise, cosine from --learning-rate to a hundredth over the epochs, or seconds, that end first."""
         done = (self.epoch + within) / self.args.epochs
         if self.args.max_seconds is not None:
             done = max(done, self.seconds / self.args.max_seconds)

@@ -18,6 +18,7 @@ import bitstream
 import eval_PIC
 import eval_PICS
 import pics
+from benchmarks import conditions
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("eval_PIC.py", "eval_PICS.py", "pics.py", "train_compressai.py", "generate_sketches.py")
@@ -113,6 +114,15 @@ def test_decode_alone_gives_the_saved_picture(done, preset, tmp_path):
         drawn = np.asarray(Image.open(tmp_path / "pictures" / f"{path.stem}.png")).astype(int)
         saved = np.asarray(Image.open(folder / f"{path.stem}_recon.png")).astype(int)
         assert np.abs(drawn - saved).max() <= 1
+
+
+def test_conditions_benchmark_ends_with_its_means(done, preset, capsys):
+    folder, _ = done
+    conditions.main([str(folder), "--preset", str(preset)])
+    *lines, last = capsys.readouterr().out.splitlines()
+    means = json.loads(last)
+    assert [line.split()[0] for line in lines] == ["a_one", "b_one"]
+    assert 0 <= means["f1"] <= 1 and means["levels_other_prompt"] > 0
 
 
 def test_same_bytes_again(done, preset, photos, tmp_path):

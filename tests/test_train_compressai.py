@@ -99,6 +99,12 @@ def test_wrong_usage_is_status_2_and_says_why(sketches, tmp_path, capsys, flags,
     assert message in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_something_else_is_an_error(sketches, tmp_path, capsys):
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pth.tar")
+    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(tmp_path / "other.pth.tar")) == 1
+    assert "holds no sketch network" in capsys.readouterr().err
+
+
 def test_a_folder_without_pictures_is_an_error(tmp_path, capsys):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
