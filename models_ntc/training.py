@@ -128,7 +128,7 @@ class Trainer:
         return self.args.max_seconds is not None and self.seconds >= self.args.max_seconds
 
     def learning_rate(self, within: float) -> float:
-        """After a short rise, cosine from --learning-rate to a hundredth over the epochs, or seconds, that end first."""
+        """After a short rise, cosine from --learning-rate to a hundredth; epochs or seconds, what ends first."""
         done = (self.epoch + within) / self.args.epochs
         if self.args.max_seconds is not None:
             done = max(done, self.seconds / self.args.max_seconds)
