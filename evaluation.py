@@ -76,10 +76,12 @@ def choose_device(name: str | None) -> str:
     """Return the device asked for, else a GPU where there is one. Raises ValueError for one that is not there."""
     import torch
 
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    there = ["cpu", *["cuda"][: len(gpus)], *gpus]
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device {name!r} is not there: this machine has {'cuda and ' * torch.cuda.is_available()}cpu")
+        return "cuda" if gpus else "cpu"
+    if name not in there:
+        raise ValueError(f"device {name!r} is not there: this machine has {', '.join(there)}")
     return name
 
 
