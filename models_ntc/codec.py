@@ -44,13 +44,12 @@ class SketchCodec:
 
     def compress(self, sketch: np.ndarray) -> bytes:
         """Payload of a sketch, uint8 (H, W), 255 = edge; sides multiples of 64, else ValueError."""
-        return self.compress_and_draw(sketch)[0]
+        return self.encode(sketch)[0]
 
     def compress_and_draw(self, sketch: np.ndarray) -> tuple[bytes, np.ndarray]:
         """Payload, and the sketch that `decompress` will give for it, without decoding."""
-        blocks = self.blocks(sketch)
-        number, latents = self.coder.encode(torch.from_numpy(sketch.astype(np.float32) / 255)[None, None])
-        return bytes(blocks) + number, self.picture(latents)
+        payload, latents = self.encode(sketch)
+        return payload, self.picture(latents)
 
     def decompress(self, payload: bytes) -> np.ndarray:
         """Sketch, uint8 (H, W), of a payload; SketchError when it is truncated, garbled or foreign."""
@@ -58,6 +57,12 @@ class SketchCodec:
         if not 0 < height * width <= MOST_BLOCKS:
             raise SketchError(f"sketch payload of {len(payload)} bytes asks for {64 * height}x{64 * width} pixels")
         return self.picture(self.coder.decode(payload[2:], (height, width)))
+
+    def encode(self, sketch: np.ndarray) -> tuple[bytes, Tensor]:
+        """Payload of a sketch, and the latents that the decoder will have."""
+        blocks = self.blocks(sketch)
+        number, latents = self.coder.encode(torch.from_numpy(sketch.astype(np.float32) / 255)[None, None])
+        return bytes(blocks) + number, latents
 
     def blocks(self, sketch: np.ndarray) -> tuple[int, int]:
         """Rows and columns of 64x64 squares; ValueError for a picture that is no sketch of ours."""
