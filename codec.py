@@ -138,9 +138,8 @@ class Decoder:
 
         known = [None]
         if stream.sketch is not None:
-            known = bundled_lambdas(self.preset.sketch_codec)
-            if self.lam_sketch is not None:
-                known = [self.lam_sketch, *(lam for lam in known if lam != self.lam_sketch)]
+            first = self.preset.lam_sketch if self.lam_sketch is None else self.lam_sketch
+            known = [first, *(lam for lam in bundled_lambdas(self.preset.sketch_codec) if lam != first)]
         number = stream.fingerprint >> 12
         if number == self.preset.number:
             for lam in known:

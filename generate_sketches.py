@@ -1,6 +1,6 @@
 """Draw the sketches of a folder of photographs, in the layout that train_compressai.py reads.
 
-    python generate_sketches.py --data_root ../shared/data/kodak --out runs/sketches --sketch_type hed-tiny
+    python generate_sketches.py --data_root PHOTOGRAPHS --out runs/sketches --sketch_type hed-tiny
 
 Writes OUT/train/NAME.png and OUT/test/NAME.png (gray, 255 = edge, the coded size). A photograph's split
 depends on the hash of its name alone; sketches that exist are skipped, so a stopped run goes on where it was.

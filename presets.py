@@ -60,6 +60,7 @@ class Preset:
     download: str  # what the first run fetches
     sampler: str = "DPMSolverMultistepScheduler"  # diffusers' class that draws from text alone (PIC)
     sketch_sampler: str = "UniPCMultistepScheduler"  # the same for text and sketch (PICS)
+    control_scale: float = 1.0  # factor of what the ControlNet adds to the drawing network
     prompt_lr: float = 0.1  # of the prompt search's AdamW
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # pictures the encoder draws; the seed of the best is sent
@@ -99,6 +100,7 @@ PRESETS = {
             suffix="",
             negative_prompt="",
             control="space to depth 16",
+            control_scale=1.5,
             licences="MIT, trained by this project; training data are named in the model cards under tiny/",
             download="nothing, comes with the repository",
         ),

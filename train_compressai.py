@@ -1,6 +1,6 @@
 """Train a sketch codec on lambda * (1 - MS-SSIM) + bits per pixel, with CompressAI's flags.
 
-    python generate_sketches.py --data_root ../shared/data/kodak --out runs/sketches --sketch_type hed-tiny
+    python generate_sketches.py --data_root PHOTOGRAPHS --out runs/sketches --sketch_type hed-tiny
     python train_compressai.py -d runs/sketches -e 50 --lambda 1.0 --dist_metric ms-ssim
 
 DIR/train and DIR/test (`-d DIR`) hold gray pictures, in class folders or not. `--out` (default

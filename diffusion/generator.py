@@ -97,6 +97,7 @@ class Generator:
         if sketch is not None:
             pipeline = self._sketch_pipeline
             conditions["image"] = control_tensor(sketch, self.preset.control)
+            conditions["controlnet_conditioning_scale"] = self.preset.control_scale
         channels = pipeline.unet.config.in_channels
         noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
         drawn = pipeline(
@@ -118,7 +119,9 @@ class Generator:
         """
         row = self.preset
         parts = [self._model_name, row.steps, row.guidance, row.suffix, row.negative_prompt]
-        parts += [self._controlnet_name, row.control, row.sketch_sampler] if sketch else [row.sampler]
+        parts += (
+            [self._controlnet_name, row.control, row.control_scale, row.sketch_sampler] if sketch else [row.sampler]
+        )
         return hashlib.sha256(repr(parts).encode()).digest()
 
     @cached_property

@@ -330,3 +330,17 @@ def test_full_size_stable_diffusion_2_1_draws_one_step(tmp_path, monkeypatch):
     (picture,) = load_generator(preset, "cpu").generate(list(range(16)), [0], 512, 768, sketch)
     assert picture.shape == (512, 768, 3)
     assert picture.std() > 0
+
+
+def test_control_scale_weighs_the_sketch(row):
+    plain = load_generator(row, "cpu").generate(PROMPT, [0], *SIZE)[0]
+    sketch = lines(10, 30)
+    off, on = (
+        load_generator(dataclasses.replace(row, control_scale=scale), "cpu").generate(PROMPT, [0], *SIZE, sketch)[0]
+        for scale in (0.0, 1.0)
+    )
+    assert not np.array_equal(off, on)
+    assert load_generator(dataclasses.replace(row, control_scale=0.5), "cpu").identity(True) != load_generator(
+        row, "cpu"
+    ).identity(True)
+    assert plain.shape == off.shape

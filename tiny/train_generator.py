@@ -188,7 +188,7 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
 def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
     """Write generator/ and controlnet/ in the layout of Stable Diffusion, in half precision."""
     scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, steps_offset=1
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, steps_offset=1
     )
     text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float16)
     StableDiffusionPipeline(
