@@ -53,7 +53,7 @@ def write_report(folder: Path, samples: Samples, method: str, failures: dict[str
         writer.writeheader()
         writer.writerows(rows)
         write(folder / "results.csv", table.getvalue().encode())
-        write(folder / "overview.jpg", overview(folder, samples, captions[:MOST]))
+        write(folder / "overview.jpg", overview(folder, captions[:MOST], samples))
     write(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
@@ -72,36 +72,41 @@ def as_row(caption: dict) -> dict:
     return row | caption["metrics"]
 
 
-def overview(folder: Path, samples: Samples, captions: list[dict]) -> bytes:
-    """Return a JPEG that shows, for each photograph, the original, the sketch sent, what was drawn and the bytes."""
-    blocks = [block(folder, samples, caption) for caption in captions]
-    columns = 2 if len(blocks) > 6 else 1
-    width, height = blocks[0].width + MARGIN, blocks[0].height + MARGIN
-    rows = -(-len(blocks) // columns)
-    sheet = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), PAPER)
-    for i, tile in enumerate(blocks):
-        sheet.paste(tile, (MARGIN + i % columns * width, MARGIN + i // columns * height))
+def overview(folder: Path, captions: list[dict], samples: Samples | None) -> bytes:
+    """Return a JPEG that shows, for each photograph, the original, the sketch sent, what was drawn and the bytes.
+
+    Without `samples` the originals are left out.
+    """
+    tiles = [block(folder, caption, samples) for caption in captions]
+    columns = 2 if len(tiles) > 6 else 1
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [MARGIN + max(tile.height for tile in row) for row in rows]
+    width = MARGIN + max(tile.width for tile in tiles)
+    sheet = Image.new("RGB", (columns * width + MARGIN, sum(heights) + MARGIN), PAPER)
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            sheet.paste(tile, (MARGIN + j * width, MARGIN + sum(heights[:i])))
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=88)
     return file.getvalue()
 
 
-def block(folder: Path, samples: Samples, caption: dict) -> Image.Image:
+def block(folder: Path, caption: dict, samples: Samples | None) -> Image.Image:
     """Draw one photograph's pictures side by side with its bytes and prompt below."""
     name = caption["name"]
-    pictures = [Image.fromarray(samples[samples.names.index(name)].image)]
-    sent = folder / f"{name}_sketch_recon.png"
-    if sent.exists():
-        pictures.append(Image.open(sent))
-    pictures.append(Image.open(folder / f"{name}_recon.png"))
-    tile = Image.new("RGB", (3 * TILE + 2 * MARGIN, TILE + TEXT_HEIGHT), PAPER)
-    for i, picture in enumerate(pictures):
+    pictures = [Image.fromarray(samples[samples.names.index(name)].image)] if samples else []
+    files = [folder / f"{name}{ending}" for ending in ("_sketch_recon.png", "_recon.png")]
+    pictures += [Image.open(file) for file in files if file.exists()]
+    for picture in pictures:
         picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-        tile.paste(picture.convert("RGB"), (i * (TILE + MARGIN), (TILE - picture.height) // 2))
+    height = max(picture.height for picture in pictures)
+    tile = Image.new("RGB", (len(pictures) * (TILE + MARGIN), height + TEXT_HEIGHT), PAPER)
+    for i, picture in enumerate(pictures):
+        tile.paste(picture.convert("RGB"), (i * (TILE + MARGIN), 0))
     draw, sizes = ImageDraw.Draw(tile), caption["bytes"]
-    layers = " + ".join(f"{count} {layer}" for layer, count in sizes.items() if layer != "total")
+    layers = " + ".join(f"{count} {layer}" for layer, count in sizes.items() if count and layer != "total")
     line = f"{name}: {sizes['total']} bytes ({layers}), {caption['bpp']['total']:.4f} bpp"
-    draw.text((0, TILE + 6), line, INK, ImageFont.load_default(16))
-    for i, words in enumerate(textwrap.wrap(caption["prompt"], 100)[:3]):
-        draw.text((0, TILE + 30 + 18 * i), words, GRAY, ImageFont.load_default(14))
+    draw.text((0, height + 6), line, INK, ImageFont.load_default(14))
+    for i, words in enumerate(textwrap.wrap(caption["prompt"], tile.width // 8)[:3]):
+        draw.text((0, height + 28 + 18 * i), words, GRAY, ImageFont.load_default(14))
     return tile

@@ -40,7 +40,7 @@ def test_report_of_a_half_done_run(samples, tmp_path):
     assert (tmp_path / "results.csv").read_text().splitlines()[1].startswith("b,a barn,0.4,134,22,100,12")
     finish(tmp_path, "a", 200)
     assert write_report(tmp_path, samples, "PICS", {})["mean"]["bytes_sketch"] == 150
-    assert Image.open(tmp_path / "overview.jpg").width > 768
+    assert Image.open(tmp_path / "overview.jpg").width > 512
 
 
 def test_report_of_nothing(samples, tmp_path):
