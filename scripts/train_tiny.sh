@@ -24,5 +24,5 @@ for lambda in 1.0 0.5 0.2; do
 done
 "$python" -m tiny.conditions decoded
 "$python" -m tiny.conditions prompts --steps 60
-"$python" -m tiny.train_decoder --seconds "${DECODER:-2400}"
-"$python" -m tiny.train_generator --seconds "${GENERATOR:-5000}"
+"$python" -m tiny.train_decoder --seconds "${DECODER:-2700}"
+"$python" -m tiny.train_generator --seconds "${GENERATOR:-5300}"
