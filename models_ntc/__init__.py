@@ -3,6 +3,7 @@
 python -c "from models_ntc import load_sketch_codec; print(load_sketch_codec(1.0).name)"
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", fami
     Raises:
         ValueError: there is no such lambda or file, or the file is another network's.
     """
-    from models_ntc.codec import load_sketch_codec as load
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # compressai's way of compiling is going out of fashion
+        from models_ntc.codec import load_sketch_codec as load
 
     return load(lam_or_file, device, family)

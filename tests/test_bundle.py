@@ -41,6 +41,7 @@ def decoded(encoder, encoded):
 def test_weights_are_safetensors_and_fit():
     weights = [p for p in ROOT.rglob("*.safetensors") if not {".venv", "runs"} & set(p.relative_to(ROOT).parts)]
     assert sum(path.stat().st_size for path in weights) < 60e6
+    assert not [p for p in BUNDLE.rglob("*.json") if '"_name_or_path": "/' in p.read_text(encoding="utf-8")]
     assert not [p for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt") for p in BUNDLE.rglob(pattern)]
     assert json.loads((BUNDLE / "generator" / "model_index.json").read_text())["unet"][1] == "UNet2DConditionModel"
 

@@ -191,8 +191,10 @@ def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, steps_offset=1
     )
     text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float16)
+    vae = AutoencoderTiny.from_pretrained(bundle / "generator" / "vae", torch_dtype=torch.float16)
+    vae.register_to_config(_name_or_path="")  # where it lay on this machine is nobody's business
     StableDiffusionPipeline(
-        vae=AutoencoderTiny.from_pretrained(bundle / "generator" / "vae", torch_dtype=torch.float16),
+        vae=vae,
         text_encoder=text_encoder,
         tokenizer=batches.tokenizer,
         unet=drawer.unet.half(),
