@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 import bitstream
+from codec import LOSSES, Encoder, EncoderConfig
 from dataloaders import DATASETS, ImageError, Sample, Samples, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
 from report import png, write, write_report
@@ -38,7 +39,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     flags.add_argument("--dataset", choices=sorted(DATASETS), help="a known layout below --data_root")
     flags.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
-    flags.add_argument("--loss", default="clip", choices=("clip", "ms-ssim"), help="what chooses the candidate")
+    flags.add_argument("--loss", default="clip", choices=LOSSES, help="what chooses the candidate")
     flags.add_argument("--prompt_len", type=positive, help="tokens (default: the preset's)")
     flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
     flags.add_argument("--seed", type=int, default=0, help="of the prompt search")
@@ -115,10 +116,8 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     return 1 if failures else 0
 
 
-def build_encoder(args: argparse.Namespace, method: str):
+def build_encoder(args: argparse.Namespace, method: str) -> Encoder:
     """Load the encoder that the arguments describe."""
-    from codec import Encoder, EncoderConfig
-
     config = EncoderConfig(
         sketch=method == "PICS",
         lam_sketch=getattr(args, "lam_sketch", None),

@@ -49,10 +49,10 @@ def splits(names: Sequence[str], valid: float) -> list[str]:
 
 def draw_all(samples: Sequence, annotator, out: Path, valid: float) -> tuple[int, list[str]]:
     """Write the sketches that are missing; return how many, and one line for each broken photograph."""
-    from PIL import Image
     from tqdm import tqdm
 
     from dataloaders import ImageError
+    from report import png, write
 
     written, failed = 0, []
     pairs = list(zip(samples.names, splits(samples.names, valid), strict=True))
@@ -65,9 +65,7 @@ def draw_all(samples: Sequence, annotator, out: Path, valid: float) -> tuple[int
         except ImageError as error:
             failed.append(str(error))
             continue
-        temporary = path.with_name(path.name + ".tmp")
-        Image.fromarray(sketch).save(temporary, format="PNG")
-        temporary.replace(path)
+        write(path, png(sketch))
         written += 1
     return written, failed
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import bitstream
 import dataloaders
 from bitstream import BitstreamError
+from codec import Decoder, Encoder, EncoderConfig, preset_of
 from evaluation import PRESET_HELP, choose_device, positive, preset, rate
 from presets import PRESETS, Preset, PresetError
 from report import png, write
@@ -49,8 +50,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def encode(args: argparse.Namespace) -> int:
     """Encode a photograph or a folder."""
-    from codec import Encoder, EncoderConfig
-
     names, load = photographs(args.photo, args.preset.short_side)
     config = EncoderConfig(
         sketch=not args.no_sketch,
@@ -77,13 +76,12 @@ def photographs(path: Path, short_side: int) -> tuple[list[str], Callable]:
     if not path.is_dir():
         return [path.stem], lambda name: dataloaders.load_sample(path, short_side)
     samples = dataloaders.load_samples(path, None, short_side)
-    return list(samples.names), lambda name: samples[samples.names.index(name)]
+    place = {name: i for i, name in enumerate(samples.names)}
+    return list(samples.names), lambda name: samples[place[name]]
 
 
 def decode(args: argparse.Namespace) -> int:
     """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
-    from codec import Decoder
-
     device, decoders = choose_device(args.device), {}
     folder = args.file.is_dir()
     names = sorted(path.stem for path in args.file.glob("*.pics")) if folder else [args.file.stem]
@@ -104,8 +102,6 @@ def decode(args: argparse.Namespace) -> int:
 
 def writer(stream: bitstream.Stream) -> Preset:
     """Return the preset that wrote a stream. Raises PresetError where the table does not have it."""
-    from codec import preset_of
-
     name = preset_of(stream)
     if name not in PRESETS:
         raise PresetError(f"the file was written with preset {name}: name it with `--preset {name}`")
@@ -129,8 +125,6 @@ def each(names: list[str], source: Path, target: Path, ending: str, work: Callab
 
 def info(args: argparse.Namespace) -> int:
     """Print what a file holds; the prompt as text where its tokenizer is at hand."""
-    from codec import preset_of
-
     data = args.file.read_bytes()
     stream = bitstream.unpack(data)
     print(f"file      {args.file}, {len(data)} bytes, version {bitstream.VERSION}")

@@ -6,7 +6,6 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 transformers' CLIPModel at 3.7 million parameters. The texts are those of tiny/facts.py.
 """
 
-import argparse
 import gzip
 import json
 import random
@@ -22,7 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from tiny.data import Photos
 from tiny.facts import COLUMNS, NAMES, ROWS, colour_grid, describe
-from tiny.training import Average, Run, cosine, set_rate
+from tiny.training import Average, Run, cosine, parser, set_rate
 
 OUT = Path(__file__).parent / "bundle" / "clip"
 WORDS, POSITIONS, SIDE = 2048, 32, 96
@@ -155,14 +154,11 @@ def recall_at_10(model: CLIPModel, pairs: Pairs) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, log, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    parser.add_argument("--captions", type=Path, required=True, help="gzip file with a caption a line")
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny/clip"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seconds", type=float, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    flags = parser(__doc__, "runs/tiny/clip", 1200)
+    flags.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
+    flags.add_argument("--captions", type=Path, required=True, help="gzip file with a caption a line")
+    flags.add_argument("--out", type=Path, default=OUT)
+    args = flags.parse_args(argv)
 
     run, photos, processor = Run(args.run, args.seconds, args.seed), Photos(args.photos), make_processor()
     tokenizer = train_tokenizer(corpus(photos, args.captions), args.out)

@@ -6,7 +6,6 @@ The loss is an L1 at three scales, a squared error and a distance of the edge ne
 others. Noise on the latents in training makes the decoder forgive the sampler.
 """
 
-import argparse
 import random
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torchvision.utils import save_image
 from annotator.hed import HED, TINY
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, set_rate
+from tiny.training import Average, Run, cosine, parser, set_rate
 
 BUNDLE = Path(__file__).parent / "bundle"
 EDGES = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
@@ -98,13 +97,10 @@ def measure(autoencoder: AutoencoderTiny, latents: Latents, photos: Photos, shee
 
 def main(argv: list[str] | None = None) -> None:
     """Fit the latents, train the decoder, log, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny/decoder"))
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
-    parser.add_argument("--seconds", type=float, default=1800)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    flags = parser(__doc__, "runs/tiny/decoder", 1800)
+    flags.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
+    flags.add_argument("--bundle", type=Path, default=BUNDLE)
+    args = flags.parse_args(argv)
 
     run, photos, rng = Run(args.run, args.seconds, args.seed), Photos(args.photos), random.Random(args.seed)
     path = args.bundle / "latents.safetensors"

@@ -7,7 +7,6 @@ train and val with scaling, turning, flipping and colour changes; batch normalis
 convolutions afterwards, so that the exported network is a plain, narrow HED.
 """
 
-import argparse
 import random
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from annotator.hed import HED, TINY
-from tiny.training import Average, Run, cosine, set_rate
+from tiny.training import Average, Run, cosine, parser, set_rate
 
 OUT = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
 CROP, BATCH, RATE = 256, 8, 2e-3
@@ -106,13 +105,10 @@ def quick_f(network: HED, pairs: list) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, log, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny/edges"))
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--seconds", type=float, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    flags = parser(__doc__, "runs/tiny/edges", 1200)
+    flags.add_argument("--data", type=Path, required=True)
+    flags.add_argument("--out", type=Path, default=OUT)
+    args = flags.parse_args(argv)
 
     run, rng = Run(args.run, args.seconds, args.seed), random.Random(args.seed)
     training, test = (

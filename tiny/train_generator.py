@@ -8,7 +8,6 @@ nothing. x_s = (1 - s) x + s noise, and the network predicts noise - x (Lipman e
 Modeling", 2023), at timestep 1000 s. Half of the noise levels are close to 1, where few-step sampling needs them.
 """
 
-import argparse
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +27,15 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffusion.control import control_tensor
 from tiny.conditions import Conditions
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, set_rate
+from tiny.training import Average, Run, cosine, parser, set_rate
 
 BUNDLE = Path(__file__).parent / "bundle"
 WIDTHS, TEXT_WIDTH = (96, 192), 192
+CONTROL = f"space to depth {PATCH}"  # as in the preset
 BATCH, RATE = 16, 8e-4
 SIZES = ((256, 256), (256, 320), (320, 256), (256, 384), (384, 256))  # of the crops, pixels
 DROP_TEXT, DROP_SKETCH, FACTS = 0.15, 0.12, 0.35
@@ -158,7 +159,7 @@ class Batches:
         chosen = self.rng.sample(self.fitting[size], BATCH)
         photos, sketches = zip(*(self.crop(i, size) for i in chosen), strict=True)
         latents = self.encoder.encode(to_pixels(photos))
-        control = F.pixel_unshuffle(torch.from_numpy(np.stack(sketches))[:, None].float() / 255, PATCH)
+        control = torch.cat([control_tensor(sketch, CONTROL) for sketch in sketches])
         shown = (torch.rand(BATCH) > DROP_SKETCH).float()
         return latents, self.encode_text([self.text(i) for i in chosen]), control, shown
 
@@ -175,7 +176,7 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
     for i in batches.photos.validation[:64]:
         photo, sketch = batches.photos[i][:256, :256], batches.conditions.decoded(i)[:256, :256]
         x = batches.encoder.encode(to_pixels([photo]))
-        control = F.pixel_unshuffle(torch.from_numpy(sketch.copy())[None, None].float() / 255, PATCH)
+        control = control_tensor(sketch, CONTROL)
         noise, text = torch.randn(x.shape, generator=generator), batches.encode_text([batches.conditions.prompt(i)])
         for name, found in errors.items():
             level = float(name.split()[1])
@@ -213,7 +214,7 @@ def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path, st
     tiles = []
     for i in batches.photos.validation[:16]:
         photo, sketch = batches.photos[i][:256, :256], batches.conditions.decoded(i)[:256, :256]
-        control = F.pixel_unshuffle(torch.from_numpy(sketch.copy())[None, None].float() / 255, PATCH)
+        control = control_tensor(sketch, CONTROL)
         text, shown = batches.encode_text([batches.conditions.prompt(i)]), torch.ones(1)
         x = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
         levels = torch.linspace(1, 0, steps + 1)
@@ -227,14 +228,11 @@ def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path, st
 
 def main(argv: list[str] | None = None) -> None:
     """Train, log, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    parser.add_argument("--conditions", type=Path, default=Path("runs/tiny/conditions"))
-    parser.add_argument("--run", type=Path, default=Path("runs/tiny/generator"))
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
-    parser.add_argument("--seconds", type=float, default=4500)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    flags = parser(__doc__, "runs/tiny/generator", 4500)
+    flags.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
+    flags.add_argument("--conditions", type=Path, default=Path("runs/tiny/conditions"))
+    flags.add_argument("--bundle", type=Path, default=BUNDLE)
+    args = flags.parse_args(argv)
 
     run, photos = Run(args.run, args.seconds, args.seed), Photos(args.photos)
     encoder = Latents.load(args.bundle / "latents.safetensors")

@@ -1,5 +1,6 @@
 """What the training scripts share: a loop that stops by the clock, resumes exactly and logs as it goes."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -7,6 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+
+def parser(description: str, run: str, seconds: float) -> argparse.ArgumentParser:
+    """Return the flags that every training script has, with the defaults of its run."""
+    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--run", type=Path, default=Path(run), help="folder of the log and of the state to resume from")
+    flags.add_argument("--seconds", type=float, default=seconds, help="of training, earlier runs included")
+    flags.add_argument("--seed", type=int, default=0)
+    return flags
 
 
 class Run:
