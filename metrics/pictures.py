@@ -1,8 +1,6 @@
-"""How alike two pictures are: pure functions of uint8 pictures.
+"""How alike two pictures are: pure functions of uint8 pictures that need no weights.
 
-    python -c "import numpy as np; from metrics import psnr; print(psnr(np.zeros(9, 'u1'), np.ones(9, 'u1')))"
-
-Each names its recipe and its source; none needs weights.
+python -c "import numpy as np; from metrics import psnr; print(psnr(np.zeros(9, 'u1'), np.ones(9, 'u1')))"
 """
 
 from typing import NamedTuple
@@ -10,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MS_SSIM_MIN_SIDE = 161  # an 11-pixel window after halving four times: more than 10 * 2**4
+COLOUR_CELL = 10  # side of a cell of the colour signature, in L*, a* and b*
 
 
 class EdgeAgreement(NamedTuple):
@@ -74,6 +73,42 @@ def edge_f1(
     return EdgeAgreement(precision, recall, 2 * precision * recall / total if total else 0.0)
 
 
+def bsds_tolerance_px(height: int, width: int) -> float:
+    """Tolerance of `edge_f1` in pixels, 0.0075 of the diagonal.
+
+    Source: the boundary benchmark of BSDS500 (Arbelaez, Maire, Fowlkes, Malik 2011), its `maxDist`.
+    """
+    return 0.0075 * float(np.hypot(height, width))
+
+
+def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Earth mover's distance of two pictures' colours in CIELAB: the mean difference by which colour has to move.
+
+    a, b: uint8 (h, w, 3) sRGB, any sizes. In units of CIE76 delta E; 0 for the same colours wherever they
+    lie in the picture, 100 between black and white. The signature of a picture is one entry for each
+    cube of side 10 in (L*, a*, b*) that it has colours in, at their mean. Raises ValueError.
+    Source: Rubner, Tomasi, Guibas 2000, "The earth mover's distance as a metric for image retrieval";
+    the transport problem is solved by OpenCV's EMD.
+    """
+    import cv2
+
+    _check_uint8(a, b)
+    if a.ndim != 3 or b.ndim != 3 or a.shape[2] != 3 or b.shape[2] != 3:
+        raise ValueError(f"colour pictures are HxWx3, these have {a.shape} and {b.shape}")
+    return cv2.EMD(_colour_signature(a), _colour_signature(b), cv2.DIST_L2)[0]
+
+
+def _colour_signature(image: np.ndarray) -> np.ndarray:
+    """Rows (share of the pixels, L*, a*, b*), float32, one for each occupied cell."""
+    import cv2
+
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).reshape(-1, 3)
+    cells = np.floor(lab / COLOUR_CELL).astype(np.int64)  # L* 0..10, a* and b* -13..12
+    _, cell, counts = np.unique(cells @ [26 * 26, 26, 1], return_inverse=True, return_counts=True)
+    means = [np.bincount(cell, channel) / counts for channel in lab.T.astype(np.float64)]
+    return np.stack([counts / counts.sum(), *means], axis=1).astype(np.float32)
+
+
 def _share_near(edges: np.ndarray, others: np.ndarray, tolerance_px: float) -> float:
     """Share of the True pixels of edges with a True pixel of others within tolerance_px."""
     from scipy.ndimage import distance_transform_edt
@@ -81,9 +116,13 @@ def _share_near(edges: np.ndarray, others: np.ndarray, tolerance_px: float) -> f
     return float(np.mean(distance_transform_edt(~others)[edges] <= tolerance_px))
 
 
-def _check_pair(a: np.ndarray, b: np.ndarray) -> None:
-    """Raise ValueError unless both are uint8 of one shape and not empty."""
+def _check_uint8(a: np.ndarray, b: np.ndarray) -> None:
     if a.dtype != np.uint8 or b.dtype != np.uint8:
         raise ValueError(f"pictures must be uint8, these are {a.dtype} and {b.dtype}")
+
+
+def _check_pair(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise ValueError unless both are uint8 of one shape and not empty."""
+    _check_uint8(a, b)
     if a.shape != b.shape or not a.size:
         raise ValueError(f"pictures must have one shape, these have {a.shape} and {b.shape}")
