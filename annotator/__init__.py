@@ -1,91 +1,118 @@
-"""Photograph -> sketch: `load_annotator("hed-tiny", "cpu")(image)`.
+"""Photograph -> sketch, by the filters of the ControlNet family: `load_annotator("hed-tiny", "cpu")(image)`.
 
-    hed        ControlNet's HED (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0, 29 MB, fetched once)
-    hed-tiny   the same network, narrower, trained by tiny/train_edges.py and bundled
-    canny      OpenCV's Canny edges; no weights
+    python generate_sketches.py --help        # prints the table of filters
 
-A path to a ControlNetHED.pth on this machine stands for `hed` without a download.
+`NAME:PATH` takes a filter's weights from this machine: a file, a folder that holds the file, or, for the
+filters that run in transformers, a model folder. `hed:annotator/hed_tiny.safetensors` is `hed-tiny`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+from annotator import filters
+from annotator.filters import Annotator, Weights
+from presets import PresetError, from_mirrors
 
-from presets import from_mirrors
+PACKAGE = "controlnet_aux"
 
-Annotator = Callable[[np.ndarray], np.ndarray]
-HED_SOURCES = ("lllyasviel/Annotators",)
-HED_FILE = "ControlNetHED.pth"
-TINY_FILE = Path(__file__).parent / "hed_tiny.safetensors"
+
+@dataclass(frozen=True)
+class Filter:
+    """One row: what a filter draws and where its weights come from."""
+
+    draws: str
+    load: Callable[[Weights, str], Annotator]  # weights and device -> the filter
+    sources: tuple[str, ...] = ()  # of the weights: hub ids or paths, mirrors of one another; (): needs none
+    file: str = ""  # in the source's folder; "": the source is a model in transformers' layout
+    megabytes: int = 0  # to fetch
+    licence: str = ""  # of the weights
+    package: str = ""  # needed beyond requirements.txt
+
+    @property
+    def origin(self) -> str:
+        """Say in one line which weights, where from, how large, and under which licence."""
+        if not self.megabytes:
+            return "comes with the repository" if self.sources else "no weights"
+        place = " of ".join(filter(None, (self.file, self.sources[0])))
+        return f"{place}, {self.megabytes} MB, {self.licence}"
+
+
+_ANNOTATORS = ("lllyasviel/Annotators",)  # the weights of ControlNet's own annotators
+FILTERS = {
+    "hed-tiny": Filter("soft edges", filters.hed, (str(Path(__file__).parent / "hed_tiny.safetensors"),)),
+    "hed": Filter("soft edges", filters.hed, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"),
+    "pidinet": Filter(
+        "soft edges", filters.pidinet, _ANNOTATORS, "table5_pidinet.pth", 3, "research only, see PiDiNet", PACKAGE
+    ),
+    "canny": Filter("thin edges, on or off", filters.canny),
+    "scribble": Filter(
+        "thick strokes, on or off", filters.scribble, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"
+    ),
+    "lineart": Filter("a line drawing", filters.lineart, _ANNOTATORS, "sk_model.pth", 17, "MIT", PACKAGE),
+    "mlsd": Filter(
+        "straight lines, on or off", filters.mlsd, _ANNOTATORS, "mlsd_large_512_fp32.pth", 6, "Apache-2.0", PACKAGE
+    ),
+    "depth": Filter("depth, near = 255", filters.depth, ("Intel/dpt-hybrid-midas",), "", 490, "Apache-2.0"),
+    "openpose": Filter(
+        "people's poses, gray for colours",
+        filters.openpose,
+        _ANNOTATORS,
+        "body_pose_model.pth",
+        209,
+        "CMU, not commercial",
+        PACKAGE,
+    ),
+    "segmentation": Filter(
+        "150 kinds of things, gray for colours",
+        filters.segmentation,
+        ("openmmlab/upernet-convnext-small",),
+        "",
+        328,
+        "MIT",
+    ),
+}
 
 
 def load_annotator(name: str, device: str = "cpu") -> Annotator:
-    """Return the function image (H, W, 3) uint8 RGB -> sketch (H, W) uint8, 255 = edge.
+    """Return the function image (H, W, 3) uint8 RGB -> sketch (H, W) uint8 that a row of FILTERS names.
 
-    Raises ValueError for an unknown name and `presets.PresetError` where weights cannot be had.
+    `name` is a row, or "row:path" for weights on this machine.
+    Raises ValueError for an unknown name and `presets.PresetError` where weights or a package cannot be had.
     """
-    if name in ANNOTATORS:
-        return ANNOTATORS[name](device)
-    if name.endswith(".pth"):
-        return _load_hed(device, name)
-    raise ValueError(f"unknown annotator {name!r}: choose one of {', '.join(ANNOTATORS)}, or name a ControlNetHED.pth")
+    kind, own = split_name(name)
+    row = FILTERS[kind]
+    if row.package and find_spec(row.package) is None:
+        cure = "pip install -r requirements-annotators.txt"
+        raise PresetError(f"annotator {kind} runs in {row.package}, which is not installed: {cure}")
+    if not row.sources:
+        return row.load(Weights(""), device)
+
+    def load(source: str, revision: str | None) -> Annotator:
+        return row.load(Weights(source, revision, row.file), device)
+
+    try:
+        return from_mirrors(load, [own] if own else row.sources, f"annotator {kind}")
+    except PresetError as error:
+        advice = f"annotator {kind}: {row.origin}; weights on this machine are named {kind}:PATH"
+        raise PresetError(f"{error}\n{advice}") from None
 
 
-def _load_canny(device: str) -> Annotator:
-    import cv2
-
-    def canny(image: np.ndarray) -> np.ndarray:
-        return cv2.Canny(image, 100, 200)  # thresholds of ControlNet's own annotator
-
-    return canny
-
-
-def _load_hed(device: str, *sources: str) -> Annotator:
-    import torch
-    from huggingface_hub import hf_hub_download
-
-    from annotator.hed import FULL
-
-    def load(source: str, revision: str | None) -> dict:
-        path = source if source.endswith(".pth") else hf_hub_download(source, HED_FILE, revision=revision)
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-    weights = from_mirrors(load, sources or HED_SOURCES, "edge network (HED)")
-    return _network_annotator(FULL, weights, device)
+def split_name(name: str) -> tuple[str, str]:
+    """Return the row of FILTERS and the path behind its colon, or "". Raises ValueError."""
+    kind, _, own = name.partition(":")
+    if kind not in FILTERS:
+        raise ValueError(f"unknown annotator {kind!r}: choose one of {', '.join(FILTERS)}")
+    if own and not FILTERS[kind].sources:
+        raise ValueError(f"annotator {name!r}: {kind} has no weights to take from a path")
+    return kind, own
 
 
-def _load_hed_tiny(device: str) -> Annotator:
-    from safetensors.torch import load_file
-
-    from annotator.hed import TINY
-
-    return _network_annotator(TINY, load_file(TINY_FILE), device, margin=16)
-
-
-def _network_annotator(blocks: tuple, weights: dict, device: str, margin: int = 0) -> Annotator:
-    """Wrap a HED with these weights as an annotator.
-
-    A `margin` of mirrored pixels keeps the network's zero padding from drawing a frame around the picture.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from annotator.hed import HED
-
-    network = HED(blocks)
-    network.load_state_dict(weights)
-    network = network.float().eval().to(device, memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def hed(image: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        pixels = F.pad(pixels.to(device, torch.float32), [margin] * 4, mode="reflect")
-        soft = torch.sigmoid(network(pixels))[0, 0]
-        soft = soft[margin : margin + image.shape[0], margin : margin + image.shape[1]]
-        return (soft * 255).round().clamp(0, 255).byte().cpu().numpy()
-
-    return hed
-
-
-ANNOTATORS = {"hed": _load_hed, "hed-tiny": _load_hed_tiny, "canny": _load_canny}
+def table() -> str:
+    """Return the filters, two lines each: what one draws; where its weights come from and what it needs."""
+    rows = [
+        f"  {name:14}{row.draws}\n{'':16}{row.origin}{f'; needs {row.package}' * bool(row.package)}"
+        for name, row in FILTERS.items()
+    ]
+    return "\n".join(rows)

@@ -2,9 +2,11 @@
 
 Xie and Tu, "Holistically-Nested Edge Detection", ICCV 2015, in the form of ControlNet's annotator
 (`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0), whose state-dict keys are kept: the same class
-with narrower blocks is the bundled `hed-tiny`.
+with narrower blocks is the bundled `hed-tiny`. `load_annotator("hed")` draws with it.
 """
 
+import re
+from collections import Counter
 from itertools import pairwise
 
 import torch
@@ -13,6 +15,13 @@ from torch import Tensor, nn
 
 FULL = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (channels, convolutions) of each block
 TINY = ((16, 2), (32, 2), (64, 3), (96, 3), (96, 3))
+
+
+def blocks_of(weights: dict[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """Return the (channels, convolutions) of each block of a HED's weights; () where they are of another network."""
+    convs = [name for name in weights if re.fullmatch(r"block\d\.convs\.\d\.weight", name)]
+    counts = Counter(name.partition(".")[0] for name in convs)
+    return tuple((weights[f"{block}.convs.0.weight"].shape[0], counts[block]) for block in sorted(counts))
 
 
 class Block(nn.Module):
