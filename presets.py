@@ -64,6 +64,7 @@ class Preset:
     prompt_lr: float = 0.1  # of the prompt search's AdamW
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # pictures the encoder draws; the seed of the best is sent
+    captioner: tuple[str, ...] = ("Salesforce/blip-image-captioning-base",)  # describes photographs; fetched when asked
 
 
 _PAPER = {

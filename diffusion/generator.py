@@ -76,12 +76,24 @@ class Generator:
         width: int,
         sketch: np.ndarray | None = None,
     ) -> list[np.ndarray]:
-        """One picture for each seed, drawn together as one batch.
+        """One picture for each seed, drawn together as one batch; otherwise as `generate_each`."""
+        sketches = None if sketch is None else [sketch] * len(seeds)
+        return self.generate_each([prompt_ids] * len(seeds), seeds, height, width, sketches)
 
-        prompt_ids: token ids without BOS and EOS; the preset's suffix is appended here.
+    def generate_each(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        height: int,
+        width: int,
+        sketches: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """One picture for each prompt with its seed and its sketch, drawn together as one batch.
+
+        prompts: token ids without BOS and EOS; the preset's suffix is appended here.
         seeds: non-negative integers below 2**63; each names its own initial noise.
         height, width: pixels, multiples of the model's scale (8; `tiny` 16).
-        sketch: uint8 HxW of that size, 255 = edge; None draws from the prompt alone.
+        sketches: uint8 HxW of that size, 255 = edge; None draws from the prompts alone.
         Returns uint8 HxWx3 pictures in the order of `seeds`.
 
         Raises ValueError for ids, sizes or seeds that the model cannot take.
@@ -89,14 +101,15 @@ class Generator:
         scale = self._text_pipeline.vae_scale_factor
         if height % scale or width % scale or min(height, width) < scale:
             raise ValueError(f"cannot draw {height}x{width}: both must be multiples of {scale}")
-        if sketch is not None and sketch.shape != (height, width):
-            raise ValueError(f"sketch of shape {sketch.shape} for a picture of {height}x{width}")
+        for sketch in sketches or ():
+            if sketch.shape != (height, width):
+                raise ValueError(f"sketch of shape {sketch.shape} for a picture of {height}x{width}")
         if not seeds:
             raise ValueError("no seed: each picture needs one")
-        pipeline, conditions = self._text_pipeline, self._text_conditions(prompt_ids, len(seeds))
-        if sketch is not None:
+        pipeline, conditions = self._text_pipeline, self._text_conditions(prompts)
+        if sketches is not None:
             pipeline = self._sketch_pipeline
-            conditions["image"] = control_tensor(sketch, self.preset.control)
+            conditions["image"] = torch.cat([control_tensor(sketch, self.preset.control) for sketch in sketches])
             conditions["controlnet_conditioning_scale"] = self.preset.control_scale
         channels = pipeline.unet.config.in_channels
         noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
@@ -190,11 +203,15 @@ class Generator:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _text_conditions(self, prompt_ids: Sequence[int], count: int) -> dict[str, torch.Tensor]:
-        conditions = {"prompt_embeds": self._embed([*prompt_ids, *self._ids(self.preset.suffix)])}
+    def _text_conditions(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        embedded = {}  # each prompt once and by itself: others beside it would change its rounding
+        for ids in map(tuple, prompts):
+            if ids not in embedded:
+                embedded[ids] = self._embed([*ids, *self._ids(self.preset.suffix)])
+        conditions = {"prompt_embeds": torch.cat([embedded[tuple(ids)] for ids in prompts])}
         if self.preset.guidance > 1:
-            conditions["negative_prompt_embeds"] = self._negative_embeds
-        return {name: embeds.expand(count, -1, -1) for name, embeds in conditions.items()}
+            conditions["negative_prompt_embeds"] = self._negative_embeds.expand(len(prompts), -1, -1)
+        return conditions
 
     @cached_property
     def _negative_embeds(self) -> torch.Tensor:
@@ -203,11 +220,19 @@ class Generator:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
+    @property
+    def longest_prompt(self) -> int:
+        """The most ids that fit beside BOS, EOS and the preset's suffix."""
+        return self._text_length - 2 - len(self._ids(self.preset.suffix))
+
+    @property
+    def _text_length(self) -> int:
+        return min(self.tokenizer.model_max_length, self._text_pipeline.text_encoder.config.max_position_embeddings)
+
     @torch.no_grad()
     def _embed(self, ids: Sequence[int]) -> torch.Tensor:
         """1xLxD: the text encoder's last hidden state for BOS + ids + EOS + padding to its length L."""
-        encoder, tokenizer = self._text_pipeline.text_encoder, self.tokenizer
-        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        encoder, tokenizer, length = self._text_pipeline.text_encoder, self.tokenizer, self._text_length
         if len(ids) + 2 > length:
             raise ValueError(f"prompt and suffix have {len(ids)} tokens; {length - 2} fit this text encoder")
         if any(not 0 <= word < self.vocabulary for word in ids):
