@@ -543,7 +543,8 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     else:
         axes.locator_params(axis="x", nbins=5)
     better = figure(column).better
-    axes.set(xlabel="bits per pixel", ylabel=figure(column).label + (f" ({better} is better)" if better else ""))
+    axes.set_xlabel("bits per pixel")
+    axes.set_title(figure(column).label + (f", {better} is better" if better else ""), loc="left", fontsize=9)
     axes.legend(frameon=False)
     file = io.BytesIO()
     stamp = {"CreationDate": None} if suffix == "pdf" else {}

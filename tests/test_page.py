@@ -1,0 +1,209 @@
+"""The pages in a real headless Chromium: they load, sort and wipe, on a screen and on a phone, by day and by night.
+
+pytest tests/test_page.py      # needs Chromium and its driver: apt-get install chromium chromium-driver
+"""
+
+import io
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_report import EVIL_NAME, HOSTILE, ROW, make_run, rows_of
+
+import report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars"
+)
+SIZES = {"screen": (1400, 1000, False), "phone": (390, 844, True)}
+RED, BLUE = (255, 0, 0), (0, 0, 255)  # originals and drawings of test_report's runs
+
+
+@pytest.fixture(scope="module")
+def browser():
+    binary, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("Chromium or its driver is not installed (apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of four photographs, one without a value, one with a hostile name, and a comparison of it with itself."""
+    rows = [*rows_of(12.0, None, 9.5), {"name": EVIL_NAME, **ROW, "prompt": HOSTILE, "psnr": 30.25}]
+    run = make_run(tmp_path_factory.mktemp("page") / "run", rows, not_available={"lpips": "no weights of LPIPS"})
+    assert report.main([str(run)]) == report.main([str(run), str(run), "--output", str(run.parent / "both")]) == 0
+    return run
+
+
+def show(browser, folder, size="screen", scheme="light"):
+    width, height, mobile = SIZES[size]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
+    browser.get((folder / "index.html").as_uri())
+
+
+def ask(browser, expression):
+    return browser.execute_script(f"return {expression}")
+
+
+def load_all(browser):
+    """Scroll through the page, so that every picture is wanted, and wait for them."""
+    browser.set_script_timeout(20)
+    browser.execute_async_script("""
+        const done = arguments[0], images = [...document.images];
+        for (const image of images) image.loading = "eager";
+        Promise.allSettled(images.map((image) => image.decode())).then(done)""")
+
+
+def names(browser):
+    return ask(browser, "[...document.querySelectorAll('article h2')].map(h => h.textContent)")
+
+
+def sort_by(browser, key):
+    script = "const k = document.getElementById('key'); k.value = arguments[0]; k.dispatchEvent(new Event('change'))"
+    browser.execute_script(script, key)
+
+
+def pixels(browser, element):
+    """Colours across the middle of an element, off its line and knob: shares of its width -> (r, g, b)."""
+    picture = np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB"))
+    row = picture[picture.shape[0] // 4]
+    return {share: tuple(row[int(share * (len(row) - 1))].tolist()) for share in (0.05, 0.3, 0.7, 0.95)}
+
+
+def at(browser, stage):
+    return float(browser.execute_script("return arguments[0].querySelector('input').value", stage))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["run", "both"])
+def test_loads_without_an_error(browser, folder, page, size, scheme):
+    show(browser, folder.parent / page, size, scheme)
+    load_all(browser)
+    assert ask(browser, "[...document.images].filter(i => !i.naturalWidth).map(i => i.src)") == []
+    assert browser.get_log("browser") == []
+    assert ask(browser, "document.documentElement.scrollWidth <= innerWidth")
+    assert ask(browser, "performance.getEntriesByType('resource').filter(r => !/^(file|data):/.test(r.name))") == []
+    assert names(browser) == ["p0", "p1", "p2", EVIL_NAME]
+    assert not ask(browser, "window.x")  # what the hostile texts would have set
+
+
+def test_it_is_dark_in_the_dark(browser, folder):
+    shades = {}
+    for scheme in ("light", "dark"):
+        show(browser, folder, "screen", scheme)
+        colours = ask(
+            browser, "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        )
+        paper, ink = (sum(map(int, colour[4:-1].split(","))) / 3 for colour in colours)
+        shades[scheme] = paper
+        assert abs(paper - ink) > 150
+    assert shades["light"] > 200 > 60 > shades["dark"]
+
+
+def test_sorts_by_any_column(browser, folder):
+    show(browser, folder)
+    keys = ask(browser, "[...document.getElementById('key').options].map(o => o.value)")
+    assert keys == ["", "name", "bytes", "bpp", "bytes_text", "bytes_sketch", "bytes_overhead", "psnr"]
+    sort_by(browser, "psnr")
+    assert names(browser) == [EVIL_NAME, "p0", "p2", "p1"]  # the best first, without a value last
+    assert ask(browser, "document.querySelectorAll('.sorted').length") == 4
+    order = browser.find_element("id", "order")
+    assert order.text == "descending"
+    order.click()
+    assert order.text == "ascending" and names(browser) == ["p2", "p0", EVIL_NAME, "p1"]
+    sort_by(browser, "bytes")
+    assert names(browser) == ["p0", EVIL_NAME, "p1", "p2"]  # equal ones in the data set's order
+    sort_by(browser, "name")
+    order.click()
+    assert names(browser) == ["p2", "p1", "p0", EVIL_NAME]
+    sort_by(browser, "")
+    assert names(browser) == ["p0", "p1", "p2", EVIL_NAME] and browser.get_log("browser") == []
+
+
+def test_names_sort_by_their_numbers(browser, tmp_path):
+    rows = [{"name": name, **ROW, "psnr": 1.0} for name in ("photo10", "photo9", "Photo1")]
+    run = make_run(tmp_path / "run", rows)
+    report.main([str(run)])
+    show(browser, run)
+    sort_by(browser, "name")
+    assert names(browser) == ["Photo1", "photo9", "photo10"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_wipe_shows_the_original_on_the_left(browser, folder, size):
+    show(browser, folder, size)
+    load_all(browser)
+    stage = browser.find_element("class name", "wipe")
+    assert pixels(browser, stage) == {0.05: RED, 0.3: RED, 0.7: BLUE, 0.95: BLUE}
+    labels = ask(browser, "[...document.querySelectorAll('.wipe span')].slice(0, 2).map(s => s.textContent)")
+    assert labels == ["original", "drawn"]
+
+
+def test_wipe_by_mouse(browser, folder):
+    show(browser, folder)
+    load_all(browser)
+    stage = browser.find_element("class name", "wipe")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    half = stage.size["width"] // 2
+    mouse = partial(webdriver.ActionChains, browser, duration=50)
+    mouse().move_to_element(stage).click_and_hold().move_by_offset(int(0.8 * half), 0).release().perform()
+    assert 85 < at(browser, stage) < 95 and pixels(browser, stage)[0.7] == RED
+    mouse().move_to_element_with_offset(stage, int(-0.8 * half), 30).click().perform()  # a click jumps there
+    assert 5 < at(browser, stage) < 15 and pixels(browser, stage) == {0.05: RED, 0.3: BLUE, 0.7: BLUE, 0.95: BLUE}
+    mouse().click_and_hold().move_by_offset(int(-0.3 * half), 0).release().perform()
+    assert at(browser, stage) == 0 and set(pixels(browser, stage).values()) == {BLUE}  # to the very edge
+
+
+def test_wipe_by_keyboard(browser, folder):
+    show(browser, folder)
+    load_all(browser)
+    stage = browser.find_element("class name", "wipe")
+    slider = stage.find_element("tag name", "input")
+    slider.send_keys(webdriver.Keys.ARROW_RIGHT * 3)
+    assert at(browser, stage) == 53
+    slider.send_keys(webdriver.Keys.END)
+    assert at(browser, stage) == 100 and set(pixels(browser, stage).values()) == {RED}
+    slider.send_keys(webdriver.Keys.HOME)
+    assert at(browser, stage) == 0 and pixels(browser, stage)[0.3] == BLUE
+    assert slider.get_attribute("aria-label") == "p0: wipe between original and drawn"
+
+
+def test_wipe_by_touch(browser, folder):
+    show(browser, folder, "phone")
+    load_all(browser)
+    stage = browser.find_element("class name", "wipe")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    box = browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", stage)
+    y = box["top"] + box["height"] / 2
+    for kind, share in (("touchStart", 0.5), ("touchMove", 0.6), ("touchMove", 0.9), ("touchEnd", None)):
+        points = [] if share is None else [{"x": box["left"] + share * box["width"], "y": y}]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert 85 < at(browser, stage) < 95 and pixels(browser, stage)[0.7] == RED
+
+
+def test_a_thousand_photographs_load_as_they_are_seen(browser, tmp_path):
+    run = make_run(tmp_path / "run", rows_of(*map(float, range(1000))), sketch=False)
+    report.main([str(run)])
+    show(browser, run)
+    assert len(names(browser)) == 1000
+    loaded = ask(browser, "[...document.images].filter(i => i.naturalWidth).length")
+    assert 0 < loaded < 200
+    sort_by(browser, "psnr")
+    assert names(browser)[0] == "p999" and browser.get_log("browser") == []

@@ -1,0 +1,311 @@
+"""Results of runs: means, the page of a run, curves and the page that compares runs."""
+
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import report
+from dataloaders import Samples
+from metrics import SetValue
+
+HOSTILE = """<script>x=1</script>"><img src=x onerror=x=1>'{{7*7}}&amp;"""
+EVIL_NAME = "".join(c for c in HOSTILE if c != "/")  # what a file name can hold
+ROW = {"prompt": "a barn", "bpp": 0.04, "bytes": 134, "bytes_text": 22, "bytes_sketch": 100, "bytes_overhead": 12}
+
+
+def make_run(folder: Path, rows: list[dict], original: bool = True, sketch: bool = True, **summary) -> Path:
+    """A finished run of small plain pictures: originals red, sketches black, drawings blue."""
+    folder.mkdir(parents=True)
+    colours = {"_original.png": "red"} if original else {}
+    colours |= {"_sketch.png": "black", "_sketch_recon.png": "black"} if sketch else {}
+    for row in rows:
+        for ending, colour in (colours | {"_recon.png": "blue"}).items():
+            Image.new("RGB", (96, 64), colour).save(folder / f"{row['name']}{ending}")
+    summary = {"method": "PICS", "dataset": "photos", "photographs": len(rows), **means_of(rows), **summary}
+    (folder / "results.csv").write_bytes(report.csv_file(rows))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "settings.json").write_text(json.dumps({"method": summary["method"], "preset": "tiny", "N": None}))
+    return folder
+
+
+def means_of(rows: list[dict]) -> dict:
+    """Means, and the least and the largest values as intervals, which is quicker than to draw resamples."""
+    values = {column: report.numbers_of(rows, column) for column in report.columns_of(rows)}
+    values = {column: numbers for column, numbers in values.items() if numbers}
+    intervals = {column: [min(numbers), max(numbers)] for column, numbers in values.items()}
+    return {"mean": {column: fmean(numbers) for column, numbers in values.items()}, "intervals": intervals}
+
+
+def rows_of(*psnrs: float | None) -> list[dict]:
+    return [{"name": f"p{i}", **ROW, "bytes": 134 + i, "psnr": psnr} for i, psnr in enumerate(psnrs)]
+
+
+class Page(HTMLParser):
+    """The elements, addresses and texts of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(folder: Path) -> Page:
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_averages_pass_over_what_is_missing():
+    rows = [{"name": "a", "psnr": 10.0, "lpips": None}, {"name": "b", "psnr": 12, "lpips": None}, {"name": "c"}]
+    averages = report.averages(rows)
+    assert averages["mean"] == {"psnr": 11.0} and averages["intervals"] == {"psnr": [10.0, 12.0]}
+
+
+def test_csv_comes_back(tmp_path):
+    rows = [
+        {"name": "007", "prompt": 'a, "b"\nc', "psnr": 1.5, "bytes": 3},
+        {"name": "nan", "prompt": "", "lpips": 2.0},
+    ]
+    (tmp_path / "x.csv").write_bytes(report.csv_file(rows))
+    empty = dict.fromkeys(("psnr", "bytes", "lpips"))
+    assert report.read_csv(tmp_path / "x.csv") == [empty | row for row in rows]
+
+
+def test_write_report_makes_the_page(tmp_path):
+    caption = (
+        "name: a\nprompt: a barn\nbytes: {text: 22, total: 22}\nbpp: {total: 0.5}\nmetrics: {psnr: 9.5, lpips: null}"
+    )
+    (tmp_path / "a_caption.yaml").write_text(caption)
+    for ending in ("_recon.png", ".png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"a{ending}")
+    samples = Samples("photos", ("a", "b"), (str(tmp_path / "a.png"), "b.png"), 64)
+    values = {"fid_patches": SetValue(3.5, 8, 9), "kid_patches": SetValue(None, 1, 1)}
+    missing = {"lpips": "no weights", "kid_patches": "too few"}
+    summary = report.write_report(tmp_path, samples, "PIC", {"b": "broken"}, values, missing)
+    assert summary["set"] == {"fid_patches": {"value": 3.5, "reconstructions": 8, "others": 9}}
+    assert summary["not_available"] == missing
+    html = (tmp_path / "index.html").read_text()
+    assert html.count("no weights") == html.count("too few") == 1  # said once
+    assert "3.500" in html and "8 against 9" in html and "1 failed" in html and "1 photograph," in html
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert made["command"].startswith("python ") and made["versions"]["numpy"] == np.__version__
+
+
+def test_report_of_nothing_has_a_page(tmp_path):
+    report.write_report(tmp_path, Samples("photos", ("a",), ("a.png",), 64), "PIC", {"a": "broken"})
+    assert "0 photographs" in page_of(tmp_path).texts
+
+
+def test_page_shows_pictures_bytes_and_metrics(tmp_path):
+    run = make_run(tmp_path / "run", rows_of(10.0, 20.5, None))
+    assert report.main([str(run)]) == 0
+    page = page_of(run)
+    pictures = {image["src"] for image in page.all("img")}
+    endings = ("original", "sketch", "sketch_recon", "recon")
+    assert pictures == {f"./p{i}_{ending}.png" for i in range(3) for ending in endings}
+    assert all(
+        image["loading"] == "lazy" and (image["width"], image["height"]) == ("96", "64") for image in page.all("img")
+    )
+    assert len(page.all("article")) == len(page.all("input")) == 3
+    for text in ("20.500", "of 2 photographs", "sketch 100", "a barn", "default", "of the data set"):
+        assert any(text in words for words in page.texts), text
+    values = [json.loads(article["data-values"]) for article in page.all("article")]
+    assert values[1]["psnr"] == 20.5 and "psnr" not in values[2]
+
+
+def test_everything_is_in_the_folder(tmp_path):
+    run = make_run(tmp_path / "run", rows_of(10.0))
+    report.main([str(run)])
+    page = page_of(run)
+    addresses = [a[key] for _, a in page.elements for key in ("src", "href", "srcset") if key in a]
+    local = [address for address in addresses if address != "data:,"]
+    assert not any(urlparse(address).scheme or urlparse(address).netloc for address in local)
+    streams = [address for address in local if address.endswith(".pics")]
+    assert streams == ["./p0.pics"]
+    assert all((run / unquote(address)).exists() for address in local if address not in streams)
+    style = (run / "index.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "@import" not in style and style.count("url(") == style.count('url("data:')
+
+
+@pytest.mark.parametrize(("original", "sketch", "wipe"), [(True, True, "original"), (False, True, "sketch sent")])
+def test_wipe_takes_what_is_there(tmp_path, original, sketch, wipe):
+    run = report.read_run(make_run(tmp_path / "run", rows_of(10.0), original, sketch))
+    assert report.photographs_of(run)[0]["wipe"] == wipe
+
+
+def test_no_wipe_with_nothing_to_compare(tmp_path):
+    run = make_run(tmp_path / "run", rows_of(10.0), original=False, sketch=False, method="PIC")
+    report.main([str(run)])
+    assert not page_of(run).all("input") and len(page_of(run).all("img")) == 2
+    assert "Drag" not in (run / "index.html").read_text()
+
+
+def test_strangers_text_stays_text(tmp_path):
+    rows = [{"name": EVIL_NAME, **ROW, "prompt": HOSTILE, f"bytes_{HOSTILE}": 3, HOSTILE: 1.5}]
+    run = make_run(tmp_path / "run", rows, dataset=HOSTILE, failed=[HOSTILE], not_available={HOSTILE: HOSTILE})
+    (run / "settings.json").write_text(json.dumps({"preset": HOSTILE, HOSTILE: HOSTILE}))
+    (run / "made.json").write_text(json.dumps({"command": HOSTILE, "versions": {HOSTILE: HOSTILE}}))
+    other = shutil.copytree(run, tmp_path / "other")
+    assert report.main([str(run)]) == report.main([str(run), str(other), "--output", str(tmp_path / "both")]) == 0
+    for folder in (run, tmp_path / "both"):
+        page = page_of(folder)
+        assert len(page.all("script")) == 1 and not page.all("script")[0]
+        assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+        assert all(image["src"].startswith("./") for image in page.all("img"))
+        assert EVIL_NAME in page.texts and "49" not in " ".join(page.texts)
+        assert json.loads(page.all("article")[0]["data-values"])["name"] == EVIL_NAME
+    assert HOSTILE in page_of(run).texts  # the prompt
+    files = {path.name for path in (tmp_path / "both").iterdir()}
+    assert len([name for name in files if name.startswith("rate_") and "<" not in name]) == 3
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1))
+def test_links_lead_to_the_file(name):
+    address = report.link(name)
+    assert unquote(address) == f"./{name}"
+    parts = urlparse(address)
+    assert not (parts.scheme or parts.netloc or parts.query or parts.fragment)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), ("not there", "-"), (12.34567, "12.346"), (float("inf"), "∞"), (0, "0.000")]
+)
+def test_values_as_a_reader_sees_them(value, text):
+    assert report.shown("psnr", value) == text
+
+
+def test_unknown_columns_are_shown_too():
+    assert report.figure("some_metric") == report.Figure("some metric", None, "")
+    assert report.shown("some_metric", 1234.5678) == "1235"
+
+
+def test_values_to_sort_by_are_json():
+    row = {"a": float("inf"), "b": float("nan"), "c": None, "d": "x", "e": -1}
+    assert json.loads(report.sort_values(row, list("abcde"))) == {"a": 1e308, "d": "x", "e": -1}
+
+
+def test_a_thousand_photographs(tmp_path):
+    run = make_run(tmp_path / "run", rows_of(1.0))
+    rows = [{"name": f"p{i}", **ROW, "psnr": float(i)} for i in range(1000)]
+    (run / "results.csv").write_bytes(report.csv_file(rows))
+    assert report.main([str(run)]) == 0
+    assert len(page_of(run).all("article")) == 1000
+
+
+def break_run(run: Path, how: str) -> Path:
+    if how == "nothing there":
+        return run / "nowhere"
+    if how == "a file":
+        return run / "results.csv"
+    (run / "results.csv").write_text("name\na\n") if how == "a column missing" else None
+    (run / "summary.json").write_text("{") if how == "half a summary" else None
+    (run / "summary.json").write_text('{"photographs": 0}') if how == "no method" else None
+    (run / "results.csv").unlink() if how == "no results" else None
+    return run
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nothing there", "is no run"),
+        ("a file", "is no run"),
+        ("no results", "is no run"),
+        ("half a summary", "is no whole run"),
+        ("no method", "no method, dataset"),
+        ("a column missing", "no bytes, bpp"),
+    ],
+)
+def test_what_is_no_run_is_one_line(tmp_path, capsys, how, message):
+    good = make_run(tmp_path / "good", rows_of(10.0))
+    run = break_run(make_run(tmp_path / "run", rows_of(10.0)), how)
+    assert report.main([str(good), str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error and str(run) in error
+    assert not (tmp_path / "comparison").exists()
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two runs that differ in a setting, the second with a baseline."""
+    runs = []
+    for i, candidates in enumerate((1, 4)):
+        rows = [row | {"bpp": 0.01 * (i + 1)} for row in rows_of(10.0 + i, 12.0 + i, 17.0)[: 3 - i]]
+        baseline = {"AVIF": {"mean": {"bpp": 0.03, "psnr": 19.0}, "intervals": {"psnr": [18.0, 20.5]}}}
+        run = make_run(tmp_path / str(i) / "run", rows, baselines=baseline if i else {})
+        (run / "settings.json").write_text(json.dumps({"method": "PICS", "preset": "tiny", "N": candidates}))
+        runs.append(run)
+    return runs
+
+
+def test_comparison(two, tmp_path, capsys):
+    assert report.main([*map(str, two), "--output", str(tmp_path / "both")]) == 0
+    output = tmp_path / "both"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"page": str(output / "index.html")}
+    with (output / "curves.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert [(p["series"], p["run"], p["metric"], float(p["bpp"]), float(p["mean"])) for p in points] == [
+        ("PICS", "PICS, N 1", "psnr", 0.01, 13.0),
+        ("PICS", "PICS, N 4", "psnr", 0.02, 12.0),
+        ("AVIF", "PICS, N 4", "psnr", 0.03, 19.0),
+    ]
+    assert (points[2]["low"], points[2]["high"], points[2]["bpp_low"]) == ("18.0", "20.5", "")
+    assert (points[0]["low"], points[0]["high"]) == ("10.0", "17.0")
+    for file in ("rate_psnr.png", "rate_psnr_dark.png"):
+        assert Image.open(output / file).width > 500
+    assert (output / "rate_psnr.pdf").read_bytes().startswith(b"%PDF")
+    page = page_of(output)
+    assert [json.loads(article["data-values"])["name"] for article in page.all("article")] == ["p0", "p1"]
+    assert json.loads(page.all("article")[0]["data-values"])["psnr"] == 10.5
+    for address in [image["src"] for image in page.all("img")] + [link["href"] for link in page.all("a")]:
+        known = (output / unquote(address)).exists()
+        assert known or address.endswith("run/index.html")  # pages of the runs, not drawn here
+    assert {"AVIF, beside PICS, N 4", "18.000 to 20.500"} <= set(page.texts)
+
+
+def test_curves_join_runs_and_show_intervals(two):
+    points = report.curve_points([report.read_run(run) for run in two])
+    assert report.error_bars(points[2:], "mean", "low", "high") == [[1.0], [1.5]]
+    assert report.error_bars(points[2:], "bpp", "bpp_low", "bpp_high") == [[0.0], [0.0]]
+    plain = [point | {"low": None, "high": None} for point in points]
+    assert report.plot(points, "psnr", "png") != report.plot(plain, "psnr", "png")
+    apart = [point | {"series": str(i)} for i, point in enumerate(points)]
+    assert report.plot(points, "psnr", "png") != report.plot(apart, "psnr", "png")
+
+
+def test_labels_tell_runs_apart(two):
+    runs = [report.read_run(run) for run in two]
+    pic = runs[0] | {"method": "PIC", "settings": {"method": "PIC", "preset": "tiny", "N": 1}}
+    assert report.labels_of([runs[0], pic]) == ["PICS", "PIC"]
+    other = runs[1] | {"dataset": "other"}
+    assert report.labels_of([runs[0], other]) == ["PICS, photos, N 1", "PICS, other, N 4"]
+    assert report.series_of([runs[0], other]) == ["PICS, photos", "PICS, other"]
+    assert report.labels_of([runs[0], runs[0]])[0] == f"PICS ({two[0]})"
+
+
+def test_runs_of_other_photographs_share_only_the_table(two, tmp_path):
+    runs = [report.read_run(run) for run in two]
+    report.compare([runs[0], runs[1] | {"dataset": "other"}], tmp_path / "both")
+    page = page_of(tmp_path / "both")
+    assert not page.all("article") and page.all("table")
+
+
+def test_comparison_spares_a_run(two, capsys):
+    assert report.main([*map(str, two), "--output", str(two[1])]) == 2
+    assert "holds a run" in capsys.readouterr().err and not (two[1] / "index.html").exists()
