@@ -99,6 +99,8 @@ def test_loads_without_an_error(browser, folder, page, size, scheme):
     assert ask(browser, "[...document.images].filter(i => !i.naturalWidth).map(i => i.src)") == []
     assert browser.get_log("browser") == []
     assert ask(browser, "document.documentElement.scrollWidth <= innerWidth")
+    wide = "e => !e.closest('.scroll, .wipe') && e.getBoundingClientRect().right > innerWidth"
+    assert ask(browser, f"[...document.querySelectorAll('main *')].filter({wide}).map(e => e.outerHTML)") == []
     assert ask(browser, "performance.getEntriesByType('resource').filter(r => !/^(file|data):/.test(r.name))") == []
     assert names(browser) == ["p0", "p1", "p2", EVIL_NAME]
     assert not ask(browser, "window.x")  # what the hostile texts would have set
