@@ -9,6 +9,7 @@ The ids are the prompt; the text is for people and does not lead back to them.
 """
 
 from prompt_inversion.clip import Clip, load_clip
-from prompt_inversion.pez import Prompt, PromptConfig, invert_prompts
+from prompt_inversion.search import Prompt, PromptConfig, invert_prompts, search
+from prompt_inversion.words import sub_vocabulary
 
-__all__ = ["Clip", "Prompt", "PromptConfig", "invert_prompts", "load_clip"]
+__all__ = ["Clip", "Prompt", "PromptConfig", "invert_prompts", "load_clip", "search", "sub_vocabulary"]

@@ -41,11 +41,7 @@ class Clip:
     @cached_property
     def words(self) -> torch.Tensor:
         """Ids a search may use, (w,) int64, ascending: not special, and printable when decoded alone."""
-        known = min(len(self.tokenizer), self.vocabulary)
-        texts = self.tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
-        special = set(self.tokenizer.all_special_ids)
-        ids = [i for i, text in enumerate(texts) if i not in special and _is_printable(text)]
-        return torch.tensor(ids, device=self.model.device)
+        return torch.tensor(printable_ids(self.tokenizer), device=self.model.device)
 
     def image_features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Features of n pictures (HxWx3 uint8, any sizes): (n, d) float32 of unit length.
@@ -139,6 +135,13 @@ def _load(source: str, revision: str | None, device: str | torch.device) -> Clip
         raise ValueError(f"{source} does not fit together: tokenizer {len(tokenizer)} words, model {words}")
     processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
     return Clip(model.eval().requires_grad_(False).to(device), tokenizer, processor)
+
+
+def printable_ids(tokenizer: CLIPTokenizer) -> list[int]:
+    """Ids of the words that are not special and printable when decoded alone, ascending."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids)
+    return [i for i, text in enumerate(texts) if i not in special and _is_printable(text)]
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:

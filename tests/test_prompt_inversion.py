@@ -1,6 +1,7 @@
 """Prompt search on small random CLIPs in the real folder layout, against a plain restatement of PEZ."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from reference_pez import published_loop, swapping_loop
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from presets import PresetError
-from prompt_inversion import PromptConfig, invert_prompts, load_clip
+from prompt_inversion import PromptConfig, invert_prompts, load_clip, sub_vocabulary
 
 WORDS = ["a", "red", "barn", "under", "stormy", "sky", "blue", "sea", "with", "two", "white", "boats"]
 
@@ -81,64 +83,91 @@ def pictures():
     return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
 
 
-def reference_features(embedded, clip):
-    """Features (1, d) of a prompt's embeddings (1, length, width), end tokens up to the last position."""
-    text = clip.model.text_model
-    n = text.config.max_position_embeddings
-    start, end = clip.tokenizer.bos_token_id, clip.tokenizer.eos_token_id
-    ids = torch.tensor([[start, *[0] * embedded.shape[1], *[end] * (n - 1 - embedded.shape[1])]])
-    whole = text.embeddings.token_embedding(ids)
-    whole = torch.cat([whole[:, :1], embedded, whole[:, 1 + embedded.shape[1] :]], dim=1)
-    causal = torch.full((1, 1, n, n), -torch.inf).triu(1)
-    hidden = text.encoder(text.embeddings(inputs_embeds=whole), attention_mask=causal).last_hidden_state
-    return clip.model.text_projection(text.final_layer_norm(hidden)[:, embedded.shape[1] + 1])
+def plain(**settings):
+    """Settings of the published search: descent and nothing else."""
+    return PromptConfig(descent=settings["steps"], **settings)
 
 
-def reference_pez(image, clip, config):
-    """The published loop, for one photograph: (ids, cosine)."""
-    target = clip.image_features([image])
-    table = clip.model.text_model.embeddings.token_embedding.weight
-    generator = torch.Generator().manual_seed(config.seed)
-    soft = table[clip.words[torch.randint(len(clip.words), (config.length,), generator=generator)]][None]
-    mean, square = torch.zeros_like(soft), torch.zeros_like(soft)
-    best = ((), -2.0)
-    for step in range(1, config.steps + 1):
-        scores = F.normalize(soft, dim=-1) @ F.normalize(table, dim=-1).T  # (1, length, vocabulary)
-        banned = torch.ones(len(table), dtype=torch.bool)
-        banned[clip.words] = False
-        ids = scores.masked_fill(banned, -torch.inf).argmax(dim=-1)
-        # Forward and backward at the projection, step at the soft prompt.
-        hard = table[ids].clone().requires_grad_()
-        loss = 1 - F.cosine_similarity(reference_features(hard, clip), target).mean()
-        (gradient,) = torch.autograd.grad(loss, hard)
-        # AdamW
-        soft = soft * (1 - config.lr * config.weight_decay)
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        soft = soft - config.lr * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
-        # Judge the words with a second forward.
-        cosine = F.cosine_similarity(reference_features(table[ids], clip), target).item()
-        if cosine > best[1]:
-            best = (tuple(ids[0].tolist()), cosine)
-    return best
-
-
-def test_search_finds_the_ids_of_the_published_loop(clip, pictures):
-    config = PromptConfig(length=8, steps=40)
+def test_descent_finds_the_ids_of_the_published_loop(clip, pictures):
+    config = plain(length=8, steps=40)
     for found, picture in zip(invert_prompts(pictures, clip, config), pictures, strict=True):
-        ids, cosine = reference_pez(picture, clip, config)
+        ids, cosine = published_loop(picture, clip, config, torch.Generator().manual_seed(config.seed))
         assert found.ids == ids
         assert found.cosine == pytest.approx(cosine, abs=1e-5)
 
 
-@pytest.mark.parametrize(("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 10, 2)])
+def test_swaps_find_the_ids_of_the_plain_loop(clip, pictures):
+    config = PromptConfig(length=7, steps=10 + 5 * 6, descent=10, swaps=10, among=8)  # five rounds of 1 + 10 / 2
+    for found, picture in zip(invert_prompts(pictures, clip, config), pictures, strict=True):
+        generator = torch.Generator().manual_seed(config.seed)
+        descended = published_loop(picture, clip, config, generator)
+        ids, cosine = swapping_loop(picture, clip, config, generator, descended, rounds=5)
+        assert found.ids == ids != descended[0]
+        assert found.cosine == pytest.approx(cosine, abs=1e-5)
+
+
+@pytest.mark.parametrize(("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 12, 2)])
 def test_a_photograph_gets_the_same_prompt_alone_and_anywhere_in_a_batch(clip, pictures, length, steps, threads):
     torch.set_num_threads(threads)
-    config = PromptConfig(length=length, steps=steps)
+    config = PromptConfig(length=length, steps=steps, descent=steps // 3, swaps=8, patience=20, restarts=2)
     together = invert_prompts(pictures, clip, config)
     assert [invert_prompts([p], clip, config)[0] for p in pictures] == together
     assert invert_prompts(pictures[::-1], clip, config) == together[::-1]
-    assert invert_prompts(pictures, clip, PromptConfig(length=length, steps=steps, batch=2)) == together
+    assert invert_prompts(pictures, clip, replace(config, batch=2)) == together
+
+
+def test_the_work_fits_the_budget_and_is_told_with_the_cosine(clip, pictures):
+    for prompt in invert_prompts(pictures, clip, PromptConfig(steps=50, descent=10, swaps=8)):
+        steps, seconds, cosines = map(list, zip(*prompt.history, strict=True))
+        assert steps == [*range(1, 11), *range(15, 51, 5)]
+        assert seconds == sorted(seconds) and cosines == sorted(cosines)
+        assert cosines[-1] == prompt.cosine
+    clock = invert_prompts(pictures, clip, PromptConfig(steps=10**9, seconds=0.2))
+    assert all(prompt.history[-2][1] < 0.2 for prompt in clock)
+
+
+def test_a_photograph_whose_cosine_stands_still_is_done(clip, pictures):
+    config = PromptConfig(steps=600, swaps=8, patience=15)
+    for prompt in invert_prompts(pictures, clip, config):
+        steps, _, cosines = zip(*prompt.history, strict=True)
+        moved = steps[cosines.index(prompt.cosine)]
+        assert steps[-1] < 600
+        assert 15 <= steps[-1] - moved < 15 + 5
+
+
+def test_of_several_starts_the_best_is_kept(clip, pictures):
+    one, four = (invert_prompts(pictures, clip, PromptConfig(steps=40, restarts=r)) for r in (1, 4))
+    assert all(b.cosine >= a.cosine for a, b in zip(one, four, strict=True))
+    assert any(b.cosine > a.cosine for a, b in zip(one, four, strict=True))
+
+
+def test_only_allowed_words_are_chosen(clip, pictures):
+    few = tuple(sub_vocabulary(clip.tokenizer, 5))
+    found = {i for p in invert_prompts(pictures, clip, PromptConfig(steps=60, allowed=few)) for i in p.ids}
+    assert found <= set(few)
+    with pytest.raises(ValueError, match="2 words are allowed, some of them special"):
+        invert_prompts(pictures, clip, PromptConfig(allowed=(few[0], clip.tokenizer.eos_token_id)))
+
+
+def test_a_sub_vocabulary_is_of_whole_words_first_and_in_the_order_learned(clip):
+    vocabulary = clip.tokenizer.get_vocab()
+    assert sub_vocabulary(clip.tokenizer, 2) == [
+        vocabulary[f"{word}</w>"] for word in ("red", "barn", "under", "stormy")
+    ]
+    assert [len(sub_vocabulary(clip.tokenizer, bits)) for bits in (0, 5, 7)] == [1, 32, 128]
+    assert set(sub_vocabulary(clip.tokenizer, 3)) < set(sub_vocabulary(clip.tokenizer, 7)) < set(clip.words.tolist())
+    with pytest.raises(ValueError, match=f"12 bits: there are {len(clip.words)} printable tokens"):
+        sub_vocabulary(clip.tokenizer, 12)
+
+
+def test_ascending_ids_are_searched_in_the_order_they_are_sent(clip, pictures):
+    config = PromptConfig(steps=120, ascending=True)
+    for prompt, picture in zip(invert_prompts(pictures, clip, config), pictures, strict=True):
+        assert list(prompt.ids) == sorted(prompt.ids)
+        cosine = clip.text_features([prompt.ids])[0] @ clip.image_features([picture])[0]
+        assert prompt.cosine == pytest.approx(cosine.item(), abs=1e-6)
+    first = invert_prompts(pictures, clip, replace(config, steps=1))
+    assert all(a.cosine > b.cosine + 0.1 for a, b in zip(invert_prompts(pictures, clip, config), first, strict=True))
 
 
 def test_search_repeats_itself_and_follows_its_seed(clip, pictures):
@@ -177,7 +206,6 @@ def test_search_leaves_the_model_as_it_was_and_runs_where_gradients_are_off(clip
         invert_prompts(pictures[:1], clip, PromptConfig(steps=2))
     assert torch.equal(clip.text_features([[5, 6]]), before)
     assert all(weight.grad is None for weight in clip.model.parameters())
-    assert not clip.model.text_model.embeddings.token_embedding._forward_hooks
 
 
 def test_no_photographs_give_no_prompts(clip):

@@ -1,0 +1,83 @@
+"""The words a prompt search chooses from: all printable ones, or a sub-vocabulary that costs fewer bits a token.
+
+sub_vocabulary(clip.tokenizer, 9)      # 512 ids, the same for whoever has the tokenizer
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from transformers import CLIPTokenizer
+
+from prompt_inversion.clip import Clip, printable_ids
+
+# Matrix products of fewer rows than this add up in another order, so that a photograph alone would come out a
+# rounding error apart from the same one in a batch, and in time with other ids.
+STEADY_ROWS = 16
+SCORES = 1 << 24  # products of a projection that are held at a time: 64 MB of float32
+
+
+def sub_vocabulary(tokenizer: CLIPTokenizer, bits: int) -> list[int]:
+    """2**bits ids, ascending: the whole words that the tokenizer learned first, hence the most frequent ones.
+
+    Byte-pair encoding merges what is most frequent first, so ids rise as frequency falls, and a file need not say which
+    words are meant. Where whole words (letters, then "</w>") run out, other printable tokens follow in the same order.
+    Raises ValueError where the tokenizer has fewer printable tokens.
+    """
+    usable = printable_ids(tokenizer)
+    if not 0 <= bits < 32 or 1 << bits > len(usable):
+        raise ValueError(f"a sub-vocabulary of {bits} bits: there are {len(usable)} printable tokens to choose from")
+    tokens = dict(zip(usable, tokenizer.convert_ids_to_tokens(usable), strict=True))
+    whole = {i for i, token in tokens.items() if token.endswith("</w>") and len(token) > 5 and token[:-4].isalpha()}
+    return sorted(sorted(usable, key=lambda i: (i not in whole, i))[: 1 << bits])
+
+
+class Words:
+    """The allowed words of a CLIP as rows of a matrix, normalised once.
+
+    Memory: `directions`, words x width float32 (200 MB for all of ViT-H/14's), and SCORES products at a time.
+    """
+
+    def __init__(self, clip: Clip, allowed: tuple[int, ...] | None = None):
+        self.ids = clip.words if allowed is None else _checked(allowed, clip)  # (w,) int64, ascending
+        self.embedding = clip.model.text_model.embeddings.token_embedding.weight
+        vectors = self.embedding[self.ids].float()
+        self.lengths = vectors.norm(dim=-1)  # (w,)
+        self.directions = F.normalize(vectors, dim=-1)  # (w, width)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """The embeddings (n, length, width) of ids (n, length), in the model's dtype."""
+        return F.embedding(ids, self.embedding)
+
+    def nearest(self, soft: torch.Tensor) -> torch.Tensor:
+        """The id whose embedding has the highest cosine to each of `soft` (n, length, width): (n, length)."""
+        rows = F.normalize(soft, dim=-1).flatten(0, 1)
+        best = [scores.argmax(dim=-1) for scores in self._scores(rows)]
+        return self.ids[torch.cat(best)].view(soft.shape[:2])
+
+    def promising(self, gradient: torch.Tensor, k: int) -> torch.Tensor:
+        """The k ids (n, length, k) that lower the loss most, to first order, by its gradient (n, length, width)."""
+        rows, k = gradient.flatten(0, 1), min(k, len(self))
+        best = [scores.mul_(-self.lengths).topk(k).indices for scores in self._scores(rows)]
+        return self.ids[torch.cat(best)].view(*gradient.shape[:2], k)
+
+    def _scores(self, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Products of vectors (m, width) and directions, (rows, words) at a time."""
+        for part in vectors.split(max(STEADY_ROWS, SCORES // len(self))):
+            yield (steady(part, len(part)) @ self.directions.T)[: len(part)]
+
+
+def steady(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """`x`, of whose leading dimensions matrix products make `rows` rows, repeated until they make STEADY_ROWS."""
+    return x if rows >= STEADY_ROWS else x.repeat(math.ceil(STEADY_ROWS / rows), *[1] * (x.ndim - 1))
+
+
+def _checked(allowed: tuple[int, ...], clip: Clip) -> torch.Tensor:
+    ids = sorted(set(allowed))
+    if not ids or not set(ids) <= set(clip.words.tolist()):
+        raise ValueError(f"{len(ids)} words are allowed, some of them special, unprintable or unknown to this CLIP")
+    return torch.tensor(ids, device=clip.words.device)
