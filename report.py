@@ -155,7 +155,11 @@ def averages(rows: Sequence[dict]) -> dict:
     found = {column: interval for column, interval in found.items() if interval}
     return {
         "mean": {column: round(interval.mean, 5) for column, interval in found.items()},
-        "intervals": {column: [round(interval.low, 5), round(interval.high, 5)] for column, interval in found.items()},
+        "intervals": {
+            column: [round(interval.low, 5), round(interval.high, 5)]
+            for column, interval in found.items()
+            if interval.count > 1
+        },
     }
 
 
@@ -428,6 +432,8 @@ def run_page(run: dict) -> str:
         not_available=[(figure(column).label, why) for column, why in run["not_available"].items()],
         means=means_of(run) if run["mean"] else [],
         layers=[(_layer(column), round(run["mean"].get(column, 0))) for column in layers_of(rows)],
+        columns=[figure(column).label for column in table_columns([run])],
+        table=table_of([run], [run["method"]], run["folder"]) if run["baselines"] else [],
         photographs=photographs,
         sort_keys=sort_keys(["bytes", "bpp", *layers_of(rows), *metrics_of(rows)]),
         settings=[(name, setting(value)) for name, value in run["settings"].items()],
@@ -562,11 +568,9 @@ def error_bars(points: Sequence[dict], centre: str, low: str, high: str) -> list
 def comparison_page(runs: Sequence[dict], curves: Sequence[dict], output: Path) -> str:
     """Return the page that compares runs as HTML; it stands in `output` and shows pictures of the runs' folders."""
     labels, datasets = labels_of(runs), list(dict.fromkeys(run["dataset"] for run in runs))
-    columns = dict.fromkeys(("bytes", "bpp", *columns_of([run["mean"] for run in runs])))
-    columns = [column for column in columns if not column.startswith("bytes_")]
     photographs = side_by_side(runs, labels, output) if len(datasets) == 1 else []
     lead = f"The {len(photographs)} photographs that all runs hold, drawn by each of them."
-    metrics = [column for column in columns if all(column in metrics_of(run["rows"]) for run in runs)]
+    metrics = [column for column in table_columns(runs) if all(column in metrics_of(run["rows"]) for run in runs)]
     return render(
         "compare.html",
         over=" / ".join(["Text + Sketch", *datasets]),
@@ -575,15 +579,21 @@ def comparison_page(runs: Sequence[dict], curves: Sequence[dict], output: Path) 
         kind="comparison",
         failed=[f"{label}: {name}" for label, run in zip(labels, runs, strict=True) for name in run["failed"]],
         not_available=[],
-        columns=[figure(column).label for column in columns],
-        table=table_of(runs, labels, columns, output),
+        columns=[figure(column).label for column in table_columns(runs)],
+        table=table_of(runs, labels, output),
         curves=curves,
         photographs=photographs,
         sort_keys=sort_keys(["bytes", *metrics]),
     )
 
 
-def table_of(runs: Sequence[dict], labels: Sequence[str], columns: Sequence[str], output: Path) -> list[dict]:
+def table_columns(runs: Sequence[dict]) -> list[str]:
+    """Return the columns of the table of means: bytes, rate, then every metric of any run."""
+    columns = dict.fromkeys(("bytes", "bpp", *columns_of([run["mean"] for run in runs])))
+    return [column for column in columns if not column.startswith("bytes_")]
+
+
+def table_of(runs: Sequence[dict], labels: Sequence[str], output: Path) -> list[dict]:
     """Return the rows of the table of means: each run, and below it its baselines."""
     table = []
     for run, label in zip(runs, labels, strict=True):
@@ -593,7 +603,7 @@ def table_of(runs: Sequence[dict], labels: Sequence[str], columns: Sequence[str]
             *[(f"{name}, beside {label}", None, mean) for name, mean in run["baselines"].items()],
         ]
         for name, url, results in lines:
-            cells = [cell(column, results) for column in columns]
+            cells = [cell(column, results) for column in table_columns(runs)]
             table.append({"label": name, "url": url, "photographs": len(run["rows"]), "cells": cells})
     return table
 

@@ -75,6 +75,7 @@ def page_of(folder: Path) -> Page:
 def test_averages_pass_over_what_is_missing():
     rows = [{"name": "a", "psnr": 10.0, "lpips": None}, {"name": "b", "psnr": 12, "lpips": None}, {"name": "c"}]
     averages = report.averages(rows)
+    assert report.averages(rows[:1]) == {"mean": {"psnr": 10.0}, "intervals": {}}  # of one there is none
     assert averages["mean"] == {"psnr": 11.0} and averages["intervals"] == {"psnr": [10.0, 12.0]}
 
 
@@ -304,6 +305,13 @@ def test_runs_of_other_photographs_share_only_the_table(two, tmp_path):
     report.compare([runs[0], runs[1] | {"dataset": "other"}], tmp_path / "both")
     page = page_of(tmp_path / "both")
     assert not page.all("article") and page.all("table")
+
+
+def test_baselines_stand_below_their_run(two):
+    for run in two:
+        assert report.main([str(run)]) == 0
+    assert not page_of(two[0]).all("table")
+    assert {"AVIF, beside PICS", "0.0300", "18.000 to 20.500"} <= set(page_of(two[1]).texts)
 
 
 def test_comparison_spares_a_run(two, capsys):
