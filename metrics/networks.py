@@ -65,7 +65,7 @@ def fetch_checkpoint(url: str) -> Path:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UnavailableError(f"{path} is not a file of weights ({error.args[0]}): delete it") from error
+        raise UnavailableError(f"{path} is broken, or holds more than weights: delete it") from error
     return path
 
 

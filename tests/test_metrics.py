@@ -1,9 +1,29 @@
 """Metrics against closed forms and against the reference implementations."""
 
+import json
+
 import numpy as np
 import pytest
 
-from metrics import EdgeAgreement, edge_f1, ms_ssim, psnr
+from metrics import (
+    FAST,
+    METRICS,
+    EdgeAgreement,
+    MetricSet,
+    Tools,
+    choose_metrics,
+    colour_distance,
+    edge_f1,
+    frechet_distance,
+    hific_patches,
+    kernel_distance,
+    mean_interval,
+    ms_ssim,
+    networks,
+    niqe,
+    psnr,
+)
+from metrics.niqe import GREY, Parameters, _block_features, _fit, _half_size, load_parameters
 
 rng = np.random.default_rng(0)
 
@@ -135,3 +155,372 @@ def test_mistakes_with_edges():
         edge_f1(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="threshold 0"):
         edge_f1(lines(5), lines(5), threshold=0)
+
+
+def test_colour_distance_of_flat_pictures_is_their_delta_e():
+    from skimage.color import deltaE_cie76, rgb2lab
+
+    red, teal = (np.broadcast_to(np.uint8(rgb), (40, 50, 3)) for rgb in ((200, 30, 40), (20, 130, 140)))
+    expected = deltaE_cie76(rgb2lab(red[:1, :1]), rgb2lab(teal[:1, :1])).item()
+    assert colour_distance(red, teal) == pytest.approx(expected, abs=0.001)
+    half = np.concatenate([red, teal])
+    assert colour_distance(half, red) == pytest.approx(expected / 2, abs=0.001)
+    assert colour_distance(half, half[::-1]) == pytest.approx(0, abs=1e-6)  # where a colour lies does not count
+    black, white = np.zeros((9, 9, 3), np.uint8), np.full((7, 5, 3), 255, np.uint8)
+    assert colour_distance(black, white) == pytest.approx(100, abs=0.01)
+
+
+def test_colour_distance_is_the_reference_s():
+    """The same transport problem by scipy's linear program, on cells counted the slow way."""
+    from scipy.stats import wasserstein_distance_nd
+    from skimage.color import rgb2lab
+
+    def signature(image):
+        cells = {}
+        for colour in rgb2lab(image).reshape(-1, 3):
+            cells.setdefault(tuple(colour // 10), []).append(colour)
+        return [np.mean(cell, axis=0) for cell in cells.values()], [len(cell) for cell in cells.values()]
+
+    a, b = picture(24, 24), noisy(picture(24, 24)[:, ::-1], 5)[..., ::-1]
+    (colours_a, shares_a), (colours_b, shares_b) = signature(a), signature(b)
+    expected = wasserstein_distance_nd(colours_a, colours_b, shares_a, shares_b)
+    assert expected > 1
+    assert colour_distance(a, b) == pytest.approx(expected, abs=0.001)
+
+
+def test_ms_ssim_and_psnr_are_torchmetrics_s():
+    import torch
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        peak_signal_noise_ratio,
+    )
+
+    image = picture()
+    other = noisy(image, 30)
+    a, b = (torch.tensor(x.transpose(2, 0, 1)[None]).double() for x in (image, other))
+    assert psnr(image, other) == pytest.approx(float(peak_signal_noise_ratio(a, b, data_range=255.0)), abs=1e-3)
+    theirs = float(multiscale_structural_similarity_index_measure(a, b, data_range=255.0, kernel_size=11, sigma=1.5))
+    assert ms_ssim(image, other) == pytest.approx(theirs, abs=1e-4)
+
+
+def features(n: int, d: int = 12, seed: int = 0, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) * scale + shift).astype(np.float32)
+
+
+@pytest.mark.parametrize("sizes", [(200, 300), (8, 300), (8, 5)])  # fewer rows than columns: singular covariances
+def test_frechet_distance_is_torch_fidelity_s(sizes):
+    import torch
+    from scipy.linalg import sqrtm
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = features(sizes[0]).astype(np.float64), features(sizes[1], seed=1, scale=1.3, shift=0.5).astype(np.float64)
+    statistics = [fid_features_to_statistics(torch.tensor(x)) for x in (a, b)]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-3)
+    if min(sizes) > 12:
+        covariances = [np.cov(x, rowvar=False) for x in (a, b)]
+        plain = np.sum((a.mean(0) - b.mean(0)) ** 2)
+        plain += np.trace(covariances[0] + covariances[1] - 2 * sqrtm(covariances[0] @ covariances[1]).real)
+        assert frechet_distance(a, b) == pytest.approx(plain, rel=1e-9)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_closed_form():
+    a = np.array([[0.0], [2.0], [4.0]])  # mean 2, variance 4
+    b = np.array([[9.0], [10.0], [11.0]])  # mean 10, variance 1
+    assert frechet_distance(a, b) == pytest.approx(8**2 + (2 - 1) ** 2)
+
+
+@pytest.mark.parametrize("subset", [20, 60])
+def test_kernel_distance_is_torch_fidelity_s(subset):
+    import torch
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    a, b = features(60), features(80, seed=1, shift=0.3)
+    options = {"kid_subsets": 100, "kid_subset_size": subset, "verbose": False}
+    expected = kid_features_to_metric(torch.tensor(a), torch.tensor(b), **options)[KEY_METRIC_KID_MEAN]
+    assert kernel_distance(a, b, subset_size=subset) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kernel_distance_of_small_sets_uses_all_of_them():
+    a, b = features(6, 3), features(6, 3, seed=1)
+
+    def kernel(x, y):
+        return (np.dot(x, y) / 3 + 1) ** 3
+
+    within = sum(kernel(x[i], x[j]) for x in (a, b) for i in range(6) for j in range(6) if i != j) / 30
+    across = sum(kernel(x, y) for x in a for y in b) / 36
+    assert kernel_distance(a, b, subset_size=1000) == pytest.approx(within - 2 * across, rel=1e-5)
+
+
+def test_mistakes_with_features():
+    for distance in (frechet_distance, lambda a, b: kernel_distance(a, b, 10)):
+        with pytest.raises(ValueError, match=r"two rows or more and one d, these have \(1, 12\)"):
+            distance(features(1), features(9))
+        with pytest.raises(ValueError, match=r"one d"):
+            distance(features(9, 3), features(9, 4))
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(256, 384, 1), (255, 900, 0), (384, 384, 2), (768, 512, 8)])
+def test_hific_patches(height, width, count):
+    image = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3)
+    patches = hific_patches(image)
+    assert patches.shape == (count, 256, 256, 3)
+    if count == 8:
+        np.testing.assert_array_equal(patches[3], image[256:512, 256:])
+        np.testing.assert_array_equal(patches[6], image[128:384, 128:384])
+        np.testing.assert_array_equal(patches[7], image[384:640, 128:384])
+
+
+def test_mean_interval():
+    from scipy.stats import bootstrap
+
+    values = rng.gamma(2, size=30)
+    interval = mean_interval([*values, None])
+    reference = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", random_state=1)
+    assert interval.mean == pytest.approx(values.mean()) and interval.count == 30
+    assert interval[1:3] == pytest.approx(tuple(reference.confidence_interval), abs=0.03)
+    assert mean_interval([*values, None]) == interval  # seeded
+    assert mean_interval([2.5]) == (2.5, 2.5, 2.5, 1)
+    assert mean_interval([None]) is None
+
+
+def generalised_gaussian(shape: float, left: float, right: float, count=200_000) -> np.ndarray:
+    """Samples of the asymmetric density that NIQE fits."""
+    generator = np.random.default_rng(3)
+    magnitude = generator.gamma(1 / shape, size=count) ** (1 / shape)
+    return np.where(generator.random(count) < left / (left + right), -left * magnitude, right * magnitude)
+
+
+@pytest.mark.parametrize(("shape", "left", "right"), [(2, 1, 1), (1, 0.5, 1.5), (0.7, 1, 0.8)])
+def test_niqe_fits_what_was_drawn(shape, left, right):
+    x = generalised_gaussian(shape, left, right)
+    found = _fit(x)
+    assert found == pytest.approx((shape, left, right, x.mean()), rel=0.03, abs=0.01)
+
+
+def test_niqe_is_the_distance_from_its_parameters():
+    """With itself as the population a picture is at 0; noise and blur move it away."""
+    image = np.clip(noisy(picture(288, 384), 12), 0, 255)
+    first = _block_features(image.astype(float) @ GREY, 96)
+    assert first.shape == (12, 18)
+    ones = Parameters(np.zeros(36), np.zeros((36, 36)))
+    blurred = image // 2 + np.roll(image, 1, 1) // 2
+    assert niqe(image, ones) != pytest.approx(niqe(blurred, ones), rel=0.05)
+    gray = np.round(image.astype(float) @ GREY)
+    both = np.hstack([_block_features(gray, 96), _block_features(_half_size(gray), 48)])
+    own = Parameters(both.mean(0), np.cov(both, rowvar=False))
+    assert niqe(image, own) == pytest.approx(0, abs=1e-6)
+    assert niqe(blurred, own) > 1
+
+
+def test_niqe_of_what_has_none(tmp_path):
+    from scipy.io import savemat
+
+    parameters = Parameters(np.zeros(36), np.eye(36))
+    assert np.isnan(niqe(np.full((200, 200, 3), 90, np.uint8), parameters))
+    with pytest.raises(ValueError, match="300x191 pixels: NIQE needs sides of 192 or more"):
+        niqe(picture(191, 300), parameters)
+    savemat(tmp_path / "p.mat", {"mu_prisparam": np.ones((1, 36)), "cov_prisparam": np.eye(36)})
+    assert load_parameters(tmp_path / "p.mat").mean.shape == (36,)
+    savemat(tmp_path / "p.mat", {"mu": 1})
+    with pytest.raises(ValueError, match="holds no mu_prisparam"):
+        load_parameters(tmp_path / "p.mat")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """An empty cache and hosts that do not answer; returns the cache."""
+    import torch
+
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(networks, "_silence", lambda host: f"{host} does not answer")
+    return tmp_path / "checkpoints"
+
+
+def test_the_table():
+    assert set(FAST) <= set(METRICS)
+    for name, row in METRICS.items():
+        assert row.name == name and row.better in ("higher", "lower") and row.recipe and row.source
+
+
+def test_choose_metrics():
+    assert choose_metrics("fast") == FAST
+    assert choose_metrics("all") == tuple(METRICS)
+    assert choose_metrics("niqe, psnr") == ("psnr", "niqe")
+    assert set(choose_metrics("fast,lpips")) == {*FAST, "lpips"}
+    with pytest.raises(ValueError, match="unknown metric 'vmaf': choose fast, all, or of psnr, ms_ssim"):
+        choose_metrics("psnr,vmaf")
+
+
+def test_metric_set_offline_names_every_absence_once(offline):
+    metrics = MetricSet(list(METRICS))
+    assert set(metrics.unavailable) == set(METRICS) - {"psnr", "ms_ssim", "colour"}
+    assert metrics.unavailable["clip"] == "no CLIP was given"
+    assert metrics.unavailable["fid_folder"] == "no reference folder was given"
+    assert "download.pytorch.org does not answer" in metrics.unavailable["lpips"]
+    assert str(offline / "niqe_modelparameters.mat") in metrics.unavailable["niqe"]  # where to lay it
+    measured = metrics.measure(picture(), noisy(picture(), 9))
+    assert {name for name, value in measured.items() if value is None} == {
+        *("lpips", "dists", "clip", "clip_judge", "niqe", "edges")
+    }
+    unread = iter([(picture(), picture())])
+    assert metrics.over_set(unread)["fid_patches"] == (None, 0, 0)
+    assert len(list(unread)) == 1  # nothing was read in vain
+    described = {row["name"]: row for row in metrics.describe()}
+    assert described["lpips"]["unavailable"] and described["psnr"]["unavailable"] is None
+
+
+def test_metric_set_measures_with_what_it_is_lent():
+    drawn = []
+
+    def annotate(image):
+        drawn.append(image)
+        return (image[..., 0] > 128).astype(np.uint8) * 255
+
+    tools = Tools(clip=lambda a, b: 0.51239, judge=lambda a, b: 0.25, annotator=annotate)
+    metrics = MetricSet([*FAST, "clip_judge"], tools)
+    assert metrics.unavailable == {}
+    image = picture()
+    same = metrics.measure(image, image)
+    assert list(same) == ["psnr", "ms_ssim", "clip", "clip_judge", "edges", "colour"]
+    assert same == {"psnr": 100, "ms_ssim": 1, "clip": 0.5124, "clip_judge": 0.25, "edges": 1, "colour": 0}
+    assert json.loads(json.dumps(same)) == same
+    assert len(drawn) == 2
+    assert metrics.measure(image, image, sketch=np.zeros(image.shape[:2], np.uint8))["edges"] == 0
+    assert len(drawn) == 3  # the original's sketch was at hand
+    small = metrics.measure(image[:100], image[:100])
+    assert small["ms_ssim"] is None and small["psnr"] == 100
+
+
+def test_niqe_of_a_flat_picture_is_not_a_number_in_json(offline):
+    from scipy.io import savemat
+
+    savemat(offline / "niqe_modelparameters.mat", {"mu_prisparam": np.ones((1, 36)), "cov_prisparam": np.eye(36)})
+    metrics = MetricSet(["niqe"])
+    assert metrics.unavailable == {}
+    assert metrics.measure(picture(), picture())["niqe"] > 0
+    assert metrics.measure(picture(), np.full_like(picture(), 9)) == {"niqe": None}
+
+
+def test_sets_are_compared_as_each_protocol_says(monkeypatch):
+    """Inception stands for two numbers of each picture; everything around it is real."""
+    seen, loads = [], []
+
+    def load_inception(device):
+        loads.append(device)
+
+        def inception(images):
+            seen.extend(image.shape for image in images)
+            return np.array([[x.mean(), x.std()] for x in images], np.float32).reshape(-1, 2)
+
+        return inception
+
+    monkeypatch.setattr(networks, "load_inception", load_inception)
+    originals = [picture(256, 512) // (i + 1) for i in range(3)]
+    pairs = [(image, noisy(image, 40)) for image in originals]
+    references = [picture(64, 80) // (i + 1) for i in range(4)]
+    names = ["fid_patches", "kid_patches", "fid_folder", "kid_folder"]
+    found = MetricSet(names, Tools(reference=references)).over_set(iter(pairs))
+    assert len(loads) == 1
+    assert seen.count((256, 256, 3)) == 12 and seen.count((256, 512, 3)) == 3 and seen.count((64, 80, 3)) == 4
+
+    def numbers(images):
+        return np.array([[x.mean(), x.std()] for x in images], np.float32)
+
+    halves = [[half for pair in pairs for half in (pair[k][:, :256], pair[k][:, 256:])] for k in (1, 0)]
+    recons = [recon for _, recon in pairs]
+    expected = {
+        "fid_patches": frechet_distance(*map(numbers, halves)),
+        "kid_patches": kernel_distance(*map(numbers, halves), 1000),
+        "fid_folder": frechet_distance(numbers(recons), numbers(references)),
+        "kid_folder": kernel_distance(numbers(recons), numbers(references), 50),
+    }
+    assert {name: result.value for name, result in found.items()} == pytest.approx(expected, rel=1e-4)
+    assert {result[1:] for result in found.values()} == {(6, 6), (3, 4)}
+
+
+def test_a_set_too_small_has_a_reason(monkeypatch):
+    monkeypatch.setattr(networks, "load_inception", lambda device: lambda images: np.ones((len(images), 2048), "f4"))
+    metrics = MetricSet(["fid_patches"])
+    assert metrics.over_set([(picture(255, 300), picture(255, 300))]) == {"fid_patches": (None, 0, 0)}
+    assert metrics.unavailable["fid_patches"].startswith("0 patches of 256x256 drawn against 0")
+
+
+def test_a_spoilt_weight_file_is_named(offline):
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = offline / URL_INCEPTION_V3.rpartition("/")[2]
+    path.write_bytes(b"not found")
+    with pytest.raises(networks.UnavailableError, match=r"6726825d.pth is broken, or holds more than weights"):
+        networks.fetch_checkpoint(URL_INCEPTION_V3)
+
+
+def test_a_host_that_does_not_answer(monkeypatch):
+    """Without a network there is a reason at once and nothing hangs; an answer of any kind is an answer."""
+    import io
+    from urllib.error import HTTPError, URLError
+
+    waits = []
+
+    def refuse(url, timeout):
+        waits.append(timeout)
+        if "page" in url:
+            raise HTTPError(url, 404, "not found", {}, io.BytesIO())
+        raise URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    networks._silence.cache_clear()
+    assert networks._silence("dead.example") == networks._silence("dead.example") == "no route"
+    assert networks._silence("page.example") == ""
+    assert waits == [networks.REACH_S] * 2  # asked once each
+    networks._silence.cache_clear()
+
+
+def random_weights(name: str) -> tuple[str, dict]:
+    """Name of the published file, and random weights of its shapes."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    from torchvision.models import AlexNet_Weights, VGG16_Weights, alexnet, vgg16
+
+    if name == "inception":
+        with pytest.MonkeyPatch.context() as patch:  # its constructor loads; here it loads nothing
+            patch.setattr("torch.load", lambda *args, **options: {})
+            patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, weights: None)
+            network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path="none")
+        return URL_INCEPTION_V3.rpartition("/")[2], network.state_dict()
+    url, network = {
+        "lpips": (AlexNet_Weights.IMAGENET1K_V1.url, alexnet),
+        "dists": (VGG16_Weights.IMAGENET1K_V1.url, vgg16),
+    }[name]
+    return url.rpartition("/")[2], network().state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lpips", "dists"])
+def test_distances_with_weights_of_the_cache_are_torchmetrics_s(name, offline):
+    import torch
+    from torchmetrics.functional.image import deep_image_structure_and_texture_similarity as dists
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
+
+    file, weights = random_weights(name)
+    torch.save(weights, offline / file)
+    a, b = picture(), noisy(picture(), 30)
+    tensors = [torch.tensor(x.transpose(2, 0, 1)[None]) / 255 for x in (a, b)]
+    theirs = lpips(*tensors, net_type="alex", normalize=True) if name == "lpips" else dists(*tensors)
+    metrics = MetricSet([name])
+    assert metrics.unavailable == {}
+    assert metrics.measure(a, b)[name] == pytest.approx(float(theirs), abs=6e-5) and float(theirs) > 0
+
+
+@pytest.mark.slow
+def test_inception_with_weights_of_the_cache(offline):
+    import torch
+
+    file, weights = random_weights("inception")
+    torch.save(weights, offline / file)
+    features = networks.load_inception("cpu")([picture(64, 80), picture(256, 256), picture(64, 80)])
+    assert features.shape == (3, 2048) and features.dtype == np.float32
+    np.testing.assert_allclose(features[0], features[2], atol=1e-5)
+    assert networks.load_inception("cpu")([]).shape == (0, 2048)
