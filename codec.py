@@ -4,14 +4,21 @@
     data = encoder.encode([image])[0]
     picture = encoder.decoder.decode(data).image
 
-A stream is all that a decoder is given: token ids, the compressed sketch and the seed of the noise. The encoder owns
+A stream is all that a decoder is given: the prompt, the compressed sketch and the seed of the noise. The encoder owns
 a decoder and asks it for candidates, so that both draw by the same code (docs/design.md).
+
+A prompt is token ids that a search found, or a text that a human or a captioner wrote; ids travel in whichever coding
+of `text_codec` is shortest. What is drawn is ids either way: those that the generator's tokenizer makes of a text.
 """
 
 import hashlib
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +27,10 @@ import text_codec
 from bitstream import Stream
 from presets import PRESETS, Preset, PresetError
 
-LOSSES = ("clip", "ms-ssim")  # how the encoder chooses among the candidates
+LOSSES = ("clip", "ms-ssim", "lpips")  # how the encoder chooses among the candidates
+PROMPTS_FROM = ("search", "caption")  # where a prompt comes from that the user does not give
+
+log = logging.getLogger(__name__)
 
 
 class DecodeError(ValueError):
@@ -35,8 +45,15 @@ class EncoderConfig:
     lam_sketch: float | str | None = None  # rate of the sketch: a lambda of the bundled codecs, or a codec file
     candidates: int | None = None  # pictures drawn, N of the paper
     loss: str = "clip"  # one of LOSSES
+    together: int = 8  # candidates drawn in one batch; bounds memory
+    prompt: str | None = None  # of every photograph, in words; None: as prompt_from says
+    prompt_from: str = "search"  # one of PROMPTS_FROM
     prompt_len: int | None = None  # tokens
+    prompt_bytes: int | None = None  # the longest prompt that is sure to fit in them, in place of prompt_len
+    prompt_bits: int | None = None  # search the sub-vocabulary of 2**prompt_bits frequent words only
+    prompt_ascending: bool = False  # search ids in ascending order, whose order costs nothing
     prompt_steps: int | None = None  # of the prompt search
+    prompt_seconds: float | None = None  # of the prompt search, at most
     seed: int = 0  # of the prompt search's start
 
 
@@ -46,7 +63,7 @@ class Encoded:
 
     data: bytes  # the file
     prompt: tuple[int, ...]  # token ids
-    cosine: float  # CLIP cosine of prompt and photograph, as the search left it
+    cosine: float  # CLIP cosine of prompt and photograph
     sketch: np.ndarray | None  # uint8 (H, W), before coding
     scores: tuple[float, ...]  # of the candidates, higher is better; empty where there was no choice
 
@@ -58,6 +75,7 @@ class Decoded:
     image: np.ndarray  # uint8 (height, width, 3) at the coded size
     sketch: np.ndarray | None  # uint8 (height, width), 255 = edge
     prompt: tuple[int, ...]  # token ids
+    text: str  # the prompt in words: as it was sent, or as the ids read
     stream: Stream
 
 
@@ -85,27 +103,44 @@ class Decoder:
         stream = bitstream.unpack(data)
         prompt, sketch = self.conditions(stream, force)
         image = self.draw(prompt, [stream.seed], stream.height, stream.width, sketch)[0]
-        return Decoded(image, sketch, prompt, stream)
+        text = prompt_text(stream, self.generator.tokenizer) if stream.text else ""
+        return Decoded(image, sketch, prompt, text, stream)
 
     def conditions(self, stream: Stream, force: bool = False) -> tuple[tuple[int, ...], np.ndarray | None]:
         """Return the token ids and the sketch (H, W) uint8 or None that a stream holds; errors as `decode`."""
         lam = self._matching_codec(stream, force)
-        prompt = text_codec.decode(stream.text, self.generator.vocabulary) if stream.text else []
+        prompt = self._ids(stream.text) if stream.text else ()
         if stream.sketch is None:
-            return tuple(prompt), None
+            return prompt, None
         sketch = self.sketch_codec(lam).decompress(stream.sketch)
         if sketch.shape != (stream.height, stream.width):
             raise DecodeError(
                 f"the sketch is {sketch.shape[1]}x{sketch.shape[0]} pixels, "
                 f"the coded size is {stream.width}x{stream.height}: the file is damaged"
             )
-        return tuple(prompt), sketch
+        return prompt, sketch
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return all the token ids of a text; those after the first `generator.longest_prompt` are not drawn."""
+        return tuple(self.generator.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     def draw(
         self, prompt: Sequence[int], seeds: Sequence[int], height: int, width: int, sketch: np.ndarray | None
     ) -> list[np.ndarray]:
         """Draw one picture (height, width, 3) uint8 for each seed."""
-        return self.generator.generate(list(prompt), list(seeds), height, width, sketch)
+        sketches = None if sketch is None else [sketch] * len(seeds)
+        return self.draw_each([prompt] * len(seeds), seeds, height, width, sketches)
+
+    def draw_each(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        height: int,
+        width: int,
+        sketches: Sequence[np.ndarray] | None,
+    ) -> list[np.ndarray]:
+        """Draw one picture (height, width, 3) uint8 for each prompt with its seed and its sketch, as one batch."""
+        return self.generator.generate_each(prompts, seeds, height, width, sketches)
 
     def sketch_codec(self, lam: float | str):
         """Return the sketch codec of a rate (or file), loaded once."""
@@ -131,6 +166,11 @@ class Decoder:
     def _vocabulary_digest(self) -> bytes:
         words = sorted(self.generator.tokenizer.get_vocab().items())
         return hashlib.sha256(repr(words).encode()).digest()
+
+    def _ids(self, payload: bytes) -> tuple[int, ...]:
+        if text_codec.coding(payload).text:
+            return self.tokenize(text_codec.decode_text(payload))[: self.generator.longest_prompt]
+        return _ids_of(payload, self.generator.tokenizer)
 
     def _matching_codec(self, stream: Stream, force: bool) -> float | str | None:
         """Return the rate (or file) of the sketch codec that wrote the stream, None where it has no sketch."""
@@ -161,6 +201,30 @@ class Decoder:
         )
 
 
+def prompt_text(stream: Stream, tokenizer) -> str:
+    """Return the prompt of a stream that has one in words: as it was sent, or as its ids read. Raises TextError."""
+    if text_codec.coding(stream.text).text:
+        return text_codec.decode_text(stream.text)
+    return tokenizer.decode(list(_ids_of(stream.text, tokenizer)), clean_up_tokenization_spaces=False).strip()
+
+
+def _ids_of(payload: bytes, tokenizer) -> tuple[int, ...]:
+    bits = text_codec.coding(payload).bits
+    subset = _sub_vocabulary(tokenizer, bits) if bits else None
+    return tuple(text_codec.decode(payload, len(tokenizer), subset))
+
+
+@lru_cache(maxsize=64)
+def _sub_vocabulary(tokenizer, bits: int) -> tuple[int, ...] | None:
+    """Return the ids of the sub-vocabulary of 2**bits words, None where the tokenizer has too few words for one."""
+    from prompt_inversion import sub_vocabulary
+
+    try:
+        return tuple(sub_vocabulary(tokenizer, bits))
+    except ValueError:
+        return None
+
+
 def preset_of(stream: Stream) -> str:
     """Return the name of the preset that wrote a stream, "FOLDER" for one that is not in the table."""
     number = stream.fingerprint >> 12
@@ -176,23 +240,27 @@ class Encoder:
 
     def __init__(self, preset: Preset, config: EncoderConfig, device: str = "cpu"):
         from annotator import load_annotator
-        from prompt_inversion import PromptConfig, load_clip
+        from prompt_inversion import load_clip
 
-        if config.loss not in LOSSES:
-            raise ValueError(f"unknown loss {config.loss!r}: choose one of {', '.join(LOSSES)}")
+        for value, known, name in (
+            (config.loss, LOSSES, "loss"),
+            (config.prompt_from, PROMPTS_FROM, "source of prompts"),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        self._lpips = _load_lpips(device) if config.loss == "lpips" else None
         self.preset, self.config = preset, config
         self.candidates = config.candidates or preset.candidates
         self.lam_sketch = (config.lam_sketch or preset.lam_sketch) if config.sketch else None
         self.decoder = Decoder(preset, device, self.lam_sketch)
         self.clip = load_clip(preset.clip, device)
+        self.captioner = None
+        if config.prompt is None and config.prompt_from == "caption":
+            from prompt_inversion.caption import load_captioner
+
+            self.captioner = load_captioner(preset.captioner, device)
         self.annotator = load_annotator(preset.annotator, device) if config.sketch else None
-        self.search = PromptConfig(
-            length=config.prompt_len or preset.prompt_len,
-            steps=config.prompt_steps or preset.prompt_steps,
-            lr=preset.prompt_lr,
-            weight_decay=preset.prompt_weight_decay,
-            seed=config.seed,
-        )
+        self.search = self._search()
         words, drawn = self.clip.tokenizer.get_vocab(), self.decoder.generator.tokenizer.get_vocab()
         if words != drawn:
             raise PresetError(
@@ -200,6 +268,34 @@ class Encoder:
                 f"model ({len(drawn)}) differ: name two models with the same tokenizer"
             )
         self.fingerprint = self.decoder.fingerprint(self.lam_sketch)
+
+    def _search(self):
+        """Return the settings of the prompt search."""
+        from prompt_inversion import PromptConfig
+
+        config, preset, tokenizer = self.config, self.preset, self.decoder.generator.tokenizer
+        length, allowed, words = config.prompt_len or preset.prompt_len, None, len(tokenizer)
+        if config.prompt_bits:
+            words = 1 << config.prompt_bits
+            known = config.prompt_bits in text_codec.SUBSET_BITS
+            allowed = _sub_vocabulary(tokenizer, config.prompt_bits) if known else None
+            if allowed is None:
+                raise ValueError(f"no sub-vocabulary of {config.prompt_bits} bits in {len(tokenizer)} words")
+        if config.prompt_bytes:
+            fitting = text_codec.most_ids(config.prompt_bytes, words, config.prompt_ascending)
+            length = min(fitting, self.clip.longest_prompt, self.decoder.generator.longest_prompt)
+            if not fitting:
+                raise ValueError(f"a prompt of {config.prompt_bytes} bytes holds no id of {words} words: give it more")
+        return PromptConfig(
+            length=length,
+            steps=config.prompt_steps or preset.prompt_steps,
+            seconds=config.prompt_seconds or math.inf,
+            lr=preset.prompt_lr,
+            weight_decay=preset.prompt_weight_decay,
+            allowed=allowed,
+            ascending=config.prompt_ascending,
+            seed=config.seed,
+        )
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
@@ -213,20 +309,64 @@ class Encoder:
     def encode_all(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Encoded]:
-        """As `encode`, with what the encoder saw on the way; the prompts are searched as one batch."""
+        """As `encode`, with what the encoder saw on the way.
+
+        The prompts are searched as one batch; candidates share batches where the photographs' sizes agree.
+        """
+        sizes = source_sizes or [image.shape[:2] for image in images]
+        wordings = self._word(images)
+        sketches = [self._sketch(image) for image in images]
+        decoded = [sketch.decoded for sketch in sketches] if self.config.sketch else None
+        chosen = self._choose(images, [wording.ids for wording in wordings], decoded)
+        return [self._pack(*each) for each in zip(images, sizes, wordings, sketches, chosen, strict=True)]
+
+    def _word(self, images: Sequence[np.ndarray]) -> list["_Wording"]:
+        """Find a prompt for each photograph, as the configuration says."""
+        if self.config.prompt is not None:
+            return self._word_texts(images, [self.config.prompt] * len(images))
+        if self.captioner:
+            return self._word_texts(images, self.captioner.describe(images))
         from prompt_inversion import invert_prompts
 
-        sizes = source_sizes or [image.shape[:2] for image in images]
         prompts = invert_prompts(images, self.clip, self.search)
-        return [self._encode(*each) for each in zip(images, sizes, prompts, strict=True)]
+        return [_Wording(prompt.ids, prompt.cosine, self._shortest(prompt.ids)) for prompt in prompts]
 
-    def _encode(self, image: np.ndarray, source_size: tuple[int, int], prompt) -> Encoded:
-        sketch = payload = decoded = None
-        if self.config.sketch:
-            codec = self.decoder.sketch_codec(self.lam_sketch)
-            sketch = self.annotator(image)
-            payload, decoded = codec.compress_and_draw(sketch)
-        seed, scores = self._choose(image, prompt.ids, decoded)
+    def _word_texts(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list["_Wording"]:
+        wordings, longest = [], self.decoder.generator.longest_prompt
+        for text in sorted(set(texts)):
+            if (count := len(self.decoder.tokenize(text))) > longest:
+                log.warning(
+                    "warning: a prompt of %d tokens: the first %d are drawn, the rest is only sent", count, longest
+                )
+        for image, text in zip(images, texts, strict=True):
+            ids = self.decoder.tokenize(text)[:longest]
+            features = self.clip.text_features([ids[: self.clip.longest_prompt]])
+            cosine = float(features[0] @ self.clip.image_features([image])[0])
+            wordings.append(_Wording(ids, cosine, text_codec.encode_text(text)))
+        return wordings
+
+    def _shortest(self, ids: tuple[int, ...]) -> bytes:
+        """Return the shortest payload that leads back to these ids: as ids, or in words where the tokenizer allows."""
+        tokenizer, subset = self.decoder.generator.tokenizer, None
+        for bits in reversed(text_codec.SUBSET_BITS):  # each is part of the next larger one
+            words = _sub_vocabulary(tokenizer, bits)
+            if words and not set(ids) <= set(words):
+                break
+            subset = words or subset
+        payload = text_codec.encode(ids, len(tokenizer), subset)
+        text = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False).strip()
+        if self.decoder.tokenize(text) != tuple(ids):
+            return payload
+        return min(payload, text_codec.encode_text(text), key=len)
+
+    def _sketch(self, image: np.ndarray) -> "_Sketch":
+        if not self.config.sketch:
+            return _Sketch(None, None, None)
+        sketch = self.annotator(image)
+        return _Sketch(sketch, *self.decoder.sketch_codec(self.lam_sketch).compress_and_draw(sketch))
+
+    def _pack(self, image, source_size: tuple[int, int], wording: "_Wording", sketch: "_Sketch", chosen) -> Encoded:
+        seed, scores = chosen
         stream = Stream(
             fingerprint=self.fingerprint,
             source_width=source_size[1],
@@ -234,22 +374,64 @@ class Encoder:
             width=image.shape[1],
             height=image.shape[0],
             seed=seed,
-            text=text_codec.encode(prompt.ids, self.clip.vocabulary),
-            sketch=payload,
+            text=wording.payload,
+            sketch=sketch.payload,
         )
-        return Encoded(bitstream.pack(stream), prompt.ids, prompt.cosine, sketch, scores)
+        return Encoded(bitstream.pack(stream), wording.ids, wording.cosine, sketch.drawn, scores)
 
     def _choose(
-        self, image: np.ndarray, prompt: Sequence[int], sketch: np.ndarray | None
-    ) -> tuple[int, tuple[float, ...]]:
-        """Draw the candidates and return the seed of the one most like the photograph, and all scores."""
+        self,
+        images: Sequence[np.ndarray],
+        prompts: Sequence[tuple[int, ...]],
+        sketches: Sequence[np.ndarray] | None,
+    ) -> list[tuple[int, tuple[float, ...]]]:
+        """Draw the candidates; for each photograph the seed of the one most like it, and the scores of all."""
         if self.candidates == 1:
-            return 0, ()
-        pictures = self.decoder.draw(prompt, range(self.candidates), *image.shape[:2], sketch)
-        if self.config.loss == "clip":
-            scores = self.clip.similarity(image, pictures)
-        else:
-            from metrics import ms_ssim
+            return [(0, ())] * len(images)
+        chosen = {}
+        by_size = sorted(range(len(images)), key=lambda i: images[i].shape)
+        for (height, width, _), group in groupby(by_size, key=lambda i: images[i].shape):
+            group = list(group)
+            jobs = [(i, seed) for i in group for seed in range(self.candidates)]
+            pictures = []
+            for part in (jobs[k : k + self.config.together] for k in range(0, len(jobs), self.config.together)):
+                lines = sketches and [sketches[i] for i, _ in part]
+                pictures += self.decoder.draw_each(
+                    [prompts[i] for i, _ in part], [seed for _, seed in part], height, width, lines
+                )
+            for place, i in enumerate(group):
+                own = pictures[place * self.candidates : (place + 1) * self.candidates]
+                scores = self._scores(images[i], own)
+                chosen[i] = int(np.argmax(scores)), tuple(scores)
+        return [chosen[i] for i in range(len(images))]
 
-            scores = [ms_ssim(image, picture) for picture in pictures]
-        return int(np.argmax(scores)), tuple(scores)
+    def _scores(self, image: np.ndarray, pictures: Sequence[np.ndarray]) -> list[float]:
+        """Return how like the photograph each picture is, by the loss of the configuration; higher is better."""
+        if self.config.loss == "clip":
+            return self.clip.similarity(image, pictures)
+        if self.config.loss == "lpips":
+            return [-self._lpips(image, picture) for picture in pictures]
+        from metrics import ms_ssim
+
+        return [ms_ssim(image, picture) for picture in pictures]
+
+
+class _Wording(NamedTuple):
+    ids: tuple[int, ...]
+    cosine: float  # CLIP's, of ids and photograph
+    payload: bytes
+
+
+class _Sketch(NamedTuple):
+    drawn: np.ndarray | None  # uint8 (H, W), before coding
+    payload: bytes | None
+    decoded: np.ndarray | None
+
+
+def _load_lpips(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    from metrics.networks import UnavailableError, load_lpips
+
+    try:
+        return load_lpips(device)
+    except UnavailableError as error:
+        raise PresetError(f"the loss lpips cannot be had: {error}") from error

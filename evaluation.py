@@ -14,6 +14,7 @@ and for the run results.csv, summary.json and overview.jpg. A photograph whose c
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 import yaml
 
 import bitstream
-from codec import LOSSES, Encoder, EncoderConfig
+from codec import LOSSES, PROMPTS_FROM, Encoder, EncoderConfig
 from dataloaders import DATASETS, ImageError, Sample, Samples, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
 from report import png, write, write_report
@@ -38,11 +39,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     flags.add_argument("--data_root", help="folder of photographs (default: samples of scikit-image and -learn)")
     flags.add_argument("--dataset", choices=sorted(DATASETS), help="a known layout below --data_root")
     flags.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
-    flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
-    flags.add_argument("--loss", default="clip", choices=LOSSES, help="what chooses the candidate")
-    flags.add_argument("--prompt_len", type=positive, help="tokens (default: the preset's)")
-    flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
-    flags.add_argument("--seed", type=int, default=0, help="of the prompt search")
+    add_encoding_flags(flags)
     flags.add_argument("--batch_size", type=positive, default=8, help="photographs that share a prompt search")
     flags.add_argument("--output", type=Path, default=OUTPUT, help="where the run's folder is made")
     flags.add_argument("--overwrite", action="store_true", help="do photographs again that are done")
@@ -50,11 +47,58 @@ def parser(description: str) -> argparse.ArgumentParser:
     return flags
 
 
+def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of prompt and candidates; `encoder_config` reads them."""
+    flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
+    flags.add_argument("--loss", default="clip", choices=LOSSES, help="what chooses the candidate")
+    prompt = flags.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="a text of your own, for every photograph")
+    prompt.add_argument("--prompt_from", default="search", choices=PROMPTS_FROM, help="what finds a prompt otherwise")
+    length = flags.add_mutually_exclusive_group()
+    length.add_argument("--prompt_len", type=positive, help="tokens of a searched prompt (default: the preset's)")
+    length.add_argument("--prompt_bytes", type=positive, help="bytes of a searched prompt, at most")
+    flags.add_argument("--prompt_bits", type=positive, help="search 2^K frequent words only, at K bits each: 5 to 16")
+    flags.add_argument("--prompt_ascending", action="store_true", help="search ids in ascending order: fewer bytes")
+    flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
+    flags.add_argument("--prompt_seconds", type=seconds, help="of the prompt search, for photographs searched together")
+    flags.add_argument("--seed", type=int, default=0, help="of the prompt search")
+
+
+def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
+    """Return what the flags say about encoding."""
+    return EncoderConfig(
+        sketch=sketch,
+        lam_sketch=getattr(args, "lam_sketch", None),
+        candidates=args.N,
+        loss=args.loss,
+        prompt=args.prompt,
+        prompt_from=args.prompt_from,
+        prompt_len=args.prompt_len,
+        prompt_bytes=args.prompt_bytes,
+        prompt_bits=args.prompt_bits,
+        prompt_ascending=args.prompt_ascending,
+        prompt_steps=args.prompt_steps,
+        prompt_seconds=args.prompt_seconds,
+        seed=args.seed,
+    )
+
+
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
+    return value
 
 
 def preset(text: str) -> Preset:
@@ -118,21 +162,13 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
 
 def build_encoder(args: argparse.Namespace, method: str) -> Encoder:
     """Load the encoder that the arguments describe."""
-    config = EncoderConfig(
-        sketch=method == "PICS",
-        lam_sketch=getattr(args, "lam_sketch", None),
-        candidates=args.N,
-        loss=args.loss,
-        prompt_len=args.prompt_len,
-        prompt_steps=args.prompt_steps,
-        seed=args.seed,
-    )
-    return Encoder(args.preset, config, choose_device(args.device))
+    return Encoder(args.preset, encoder_config(args, method == "PICS"), choose_device(args.device))
 
 
 def settings_of(args: argparse.Namespace, method: str) -> dict:
     """Return what decides the results of a run, for settings.json."""
-    names = ("N", "loss", "prompt_len", "prompt_steps", "seed")
+    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name.startswith("prompt")]
+    names = ("N", "loss", *names, "seed")
     settings = {"method": method, "preset": args.preset.name} | {name: getattr(args, name) for name in names}
     if method == "PICS":
         settings["lam_sketch"] = args.lam_sketch
@@ -207,7 +243,7 @@ def describe(sample: Sample, encoded, decoded, clip) -> dict:
     sizes = bitstream.layer_sizes(decoded.stream)
     return {
         "name": sample.name,
-        "prompt": clip.decode(decoded.prompt),
+        "prompt": decoded.text,
         "ids": list(decoded.prompt),
         "seed": decoded.stream.seed,
         "source_size": [sample.source_width, sample.source_height],

@@ -1,6 +1,7 @@
 """One file at a time: a photograph to a .pics file, and back.
 
     python pics.py encode photo.jpg photo.pics
+    python pics.py encode photo.jpg photo.pics --prompt "a red barn under a stormy sky"
     python pics.py decode photo.pics photo.png
     python pics.py info photo.pics
 
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import bitstream
 import dataloaders
+import text_codec
 from bitstream import BitstreamError
-from codec import Decoder, Encoder, EncoderConfig, preset_of
-from evaluation import PRESET_HELP, choose_device, positive, preset, rate
+from codec import Decoder, Encoder, preset_of, prompt_text
+from evaluation import PRESET_HELP, add_encoding_flags, choose_device, encoder_config, preset, rate
 from presets import PRESETS, Preset, PresetError
 from report import png, write
 
@@ -32,9 +34,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     encode.add_argument("--no_sketch", action="store_true", help="PIC: the prompt alone, some 30 bytes")
     encode.add_argument("--lam_sketch", type=rate, help="rate of the sketch: a lambda or a codec file")
-    encode.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
-    encode.add_argument("--prompt_steps", type=positive, help="of the prompt search")
-    encode.add_argument("--seed", type=int, default=0, help="of the prompt search")
+    add_encoding_flags(encode)
     decode = commands.add_parser("decode", help="file(s) to picture(s)")
     decode.add_argument("file", type=Path, help="a .pics file, or a folder of them")
     decode.add_argument("photo", type=Path, help="the picture (PNG), or a folder for them")
@@ -51,13 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def encode(args: argparse.Namespace) -> int:
     """Encode a photograph or a folder."""
     names, load = photographs(args.photo, args.preset.short_side)
-    config = EncoderConfig(
-        sketch=not args.no_sketch,
-        lam_sketch=args.lam_sketch,
-        candidates=args.N,
-        prompt_steps=args.prompt_steps,
-        seed=args.seed,
-    )
+    config = encoder_config(args, sketch=not args.no_sketch)
     encoder = Encoder(args.preset, config, choose_device(args.device))
 
     def encode_one(name: str, target: Path) -> str:
@@ -136,20 +130,22 @@ def info(args: argparse.Namespace) -> int:
     for layer, count in bitstream.layer_sizes(stream).items():
         print(f"{layer:9} {count} bytes")
     if stream.text is not None:
-        print(f"prompt    {prompt_text(stream)}")
+        print(f"prompt    {shown_prompt(stream)}")
+        print(f"sent as   {text_codec.coding(stream.text)}")
     return 0
 
 
-def prompt_text(stream: bitstream.Stream) -> str:
+def shown_prompt(stream: bitstream.Stream) -> str:
     """Return the prompt of a stream as text, or why it cannot be read here."""
-    import text_codec
     from diffusion import load_tokenizer
 
+    tokenizer = None
     try:
-        tokenizer = load_tokenizer(writer(stream))
+        if not text_codec.coding(stream.text).text:
+            tokenizer = load_tokenizer(writer(stream))
+        return prompt_text(stream, tokenizer)
     except PresetError as error:
         return f"(not readable here: {str(error).splitlines()[0]})"
-    return tokenizer.decode(text_codec.decode(stream.text, len(tokenizer))).strip()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         return {"encode": encode, "decode": decode, "info": info}[args.command](args)
-    except (BitstreamError, PresetError, OSError, dataloaders.ImageError) as error:
+    except (BitstreamError, text_codec.TextError, PresetError, OSError, dataloaders.ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValueError as error:

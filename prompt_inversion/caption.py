@@ -38,6 +38,7 @@ class Captioner:
 
     @torch.inference_mode()
     def _describe(self, image: np.ndarray) -> str:
+        image = np.array(image, order="C")  # a copy, since torch refuses flipped arrays
         pixels = self.processor(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         pixels = pixels.to(self.model.device, self.model.dtype)  # (1, 3, side, side)
         ids = self.model.generate(pixel_values=pixels, max_new_tokens=WORDS, num_beams=BEAMS, do_sample=False)

@@ -12,6 +12,7 @@ import dataloaders
 import text_codec
 from bitstream import BitstreamError
 from codec import DecodeError, Decoder, Encoder, EncoderConfig, preset_of
+from metrics.networks import UnavailableError
 from presets import PRESETS, PresetError
 
 QUICK = {"annotator": "canny", "short_side": 192, "prompt_len": 4, "prompt_steps": 4, "candidates": 2}
@@ -42,7 +43,7 @@ def test_stream_says_what_was_encoded(encoder, encoded, images):
         stream = bitstream.unpack(one.data)
         assert (stream.height, stream.width) == image.shape[:2]
         assert (stream.source_height, stream.source_width) == source
-        assert tuple(text_codec.decode(stream.text, encoder.clip.vocabulary)) == one.prompt
+        assert encoder.decoder.conditions(stream)[0] == one.prompt and len(one.prompt) == 4
         assert stream.seed == int(np.argmax(one.scores)) and len(one.scores) == 2
         assert stream.fingerprint >> 12 == encoder.preset.number
         assert sum(bitstream.layer_sizes(stream).values()) == len(one.data)
@@ -83,7 +84,7 @@ def test_ms_ssim_chooses_the_most_similar(row, images):
 
 def test_one_candidate_is_not_drawn(row, images, monkeypatch):
     encoder = Encoder(row, EncoderConfig(candidates=1))
-    monkeypatch.setattr(encoder.decoder, "draw", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(encoder.decoder, "draw_each", lambda *_: pytest.fail("drawn"))
     one = encoder.encode_all(images[:1])[0]
     assert one.scores == () and bitstream.unpack(one.data).seed == 0
 
@@ -127,9 +128,114 @@ def test_models_that_do_not_fit_are_refused(row, tmp_path):
         Encoder(dataclasses.replace(row, generator=other.generator), EncoderConfig())
 
 
-def test_unknown_loss_is_refused(row):
-    with pytest.raises(ValueError, match="unknown loss 'lpips'"):
-        Encoder(row, EncoderConfig(loss="lpips"))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return local_preset(tmp_path_factory.mktemp("small"), "tiny", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"loss": "taste"}, "unknown loss 'taste': choose one of clip, ms-ssim, lpips"),
+        ({"prompt_from": "afar"}, "unknown source of prompts 'afar': choose one of search, caption"),
+        ({"prompt_bits": 12}, "no sub-vocabulary of 12 bits in 600 words"),
+        ({"prompt_bits": 4}, "no sub-vocabulary of 4 bits"),
+        ({"prompt_bytes": 1}, "a prompt of 1 bytes holds no id of 600 words"),
+    ],
+)
+def test_bad_configurations_are_refused(small, config, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder(small, EncoderConfig(sketch=False, **config))
+
+
+def test_lpips_chooses_the_nearest(small, images, monkeypatch):
+    distance = {0: 0.3, 1: 0.1, 2: 0.2}
+    monkeypatch.setattr("metrics.networks.load_lpips", lambda device: lambda image, picture: distance[picture[0, 0, 0]])
+    encoder = Encoder(small, EncoderConfig(sketch=False, loss="lpips", candidates=3, prompt="a"))
+    draw = lambda prompts, seeds, height, width, sketches: [np.full((height, width, 3), seed) for seed in seeds]  # noqa: E731
+    monkeypatch.setattr(encoder.decoder, "draw_each", draw)
+    one = encoder.encode_all(images[:1])[0]
+    assert one.scores == (-0.3, -0.1, -0.2) and bitstream.unpack(one.data).seed == 1
+
+
+def test_lpips_without_its_weights_says_what_is_missing(small, monkeypatch):
+    def missing(url):
+        raise UnavailableError(f"{url} cannot be fetched")
+
+    monkeypatch.setattr("metrics.networks.fetch_checkpoint", missing)
+    with pytest.raises(PresetError, match=r"the loss lpips cannot be had: .*alexnet.* cannot be fetched") as caught:
+        Encoder(small, EncoderConfig(loss="lpips"))
+    assert "\n" not in str(caught.value)
+
+
+def test_candidates_of_one_size_share_batches(small, images, monkeypatch):
+    config = EncoderConfig(candidates=3, together=6)
+    encoder, sizes = Encoder(small, config), []
+    draw_each = encoder.decoder.draw_each
+
+    def recorded(prompts, seeds, *rest):
+        sizes.append(len(seeds))
+        return draw_each(prompts, seeds, *rest)
+
+    monkeypatch.setattr(encoder.decoder, "draw_each", recorded)
+    square, wide = images[0], images[1]
+    batch = [square, wide, square[::-1], square[:, ::-1]]
+    together = encoder.encode_all(batch)
+    assert sorted(sizes) == [3, 3, 6]
+    alone = [encoder.encode_all([image])[0] for image in batch]
+    assert [one.data for one in together] == [one.data for one in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-3)
+
+
+def test_a_text_is_sent_in_words_and_drawn_from_its_ids(small, images):
+    encoder = Encoder(small, EncoderConfig(prompt="A red barn, snow"))
+    one = encoder.encode_all(images[:1])[0]
+    decoded = Decoder(small).decode(one.data)
+    assert text_codec.decode_text(decoded.stream.text) == decoded.text == "A red barn, snow"
+    ids = encoder.decoder.generator.tokenizer("A red barn, snow", add_special_tokens=False).input_ids
+    assert decoded.prompt == one.prompt == tuple(ids)
+    drawn = encoder.decoder.draw(ids, [decoded.stream.seed], *images[0].shape[:2], decoded.sketch)[0]
+    assert np.abs(decoded.image.astype(int) - drawn.astype(int)).max() <= 1
+    assert -1 <= one.cosine <= 1
+
+
+def test_a_text_too_long_is_cut_with_a_warning(small, images, caplog):
+    encoder = Encoder(small, EncoderConfig(prompt="snow " * 60, sketch=False, candidates=1))
+    one = encoder.encode_all(images)[1]
+    longest = encoder.decoder.generator.longest_prompt
+    assert len(one.prompt) == longest == 30
+    assert [record.getMessage() for record in caplog.records] == [
+        f"warning: a prompt of {len(encoder.decoder.tokenize('snow ' * 60))} tokens: the first 30 are drawn, "
+        "the rest is only sent"
+    ]
+    assert Decoder(small).conditions(bitstream.unpack(one.data))[0] == one.prompt
+
+
+def test_an_empty_text(small, images):
+    data = Encoder(small, EncoderConfig(prompt="", candidates=1, sketch=False)).encode(images[:1])[0]
+    decoded = Decoder(small).decode(data)
+    assert decoded.prompt == () and decoded.text == ""
+
+
+def test_ids_that_read_as_words_are_sent_in_words(small):
+    encoder = Encoder(small, EncoderConfig(sketch=False))
+    decoder, words = encoder.decoder, "two dogs play in the snow"
+    ids = decoder.tokenize(words)
+    assert text_codec.coding(encoder._shortest(ids)).text
+    assert decoder._ids(encoder._shortest(ids)) == ids
+    broken = tuple(reversed(decoder.tokenize("barn")))  # letters that the tokenizer would put together
+    payload = encoder._shortest(broken)
+    assert not text_codec.coding(payload).text and decoder._ids(payload) == broken
+
+
+def test_a_prompt_within_bytes(small, images):
+    config = EncoderConfig(sketch=False, candidates=1, prompt_bytes=6, prompt_bits=7, prompt_ascending=True)
+    one = Encoder(small, config).encode_all(images[:1])[0]
+    stream = bitstream.unpack(one.data)
+    assert len(one.prompt) == text_codec.most_ids(6, 128, ascending=True) >= 7
+    assert list(one.prompt) == sorted(one.prompt) and len(stream.text) <= 6
+    assert Decoder(small).conditions(stream)[0] == one.prompt
 
 
 def test_every_number_names_one_preset():

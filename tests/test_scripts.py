@@ -166,6 +166,16 @@ def test_encode_info_decode_of_one_photo(preset, photos, tmp_path, capsys):
     assert Image.open(tmp_path / "one.png").size == (256, 192)
 
 
+def test_a_text_of_ones_own(preset, photos, tmp_path, capsys):
+    file, photo = tmp_path / "one.pics", str(photos / "a" / "one.png")
+    arguments = ["encode", photo, str(file), "--preset", str(preset), "--no_sketch", "--N", "1"]
+    assert pics.main([*arguments, "--prompt", "A red barn under a stormy sky"]) == 0
+    assert file.stat().st_size <= 11 + 9
+    assert pics.main(["info", str(file)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "prompt    A red barn under a stormy sky" in told and "sent as   a text in words" in told
+
+
 def test_folders_are_encoded_and_the_broken_photo_is_named(preset, photos, tmp_path, capsys):
     arguments = ["encode", str(photos), str(tmp_path / "files"), "--preset", str(preset), "--no_sketch"]
     assert pics.main(arguments) == 1
@@ -196,6 +206,10 @@ def one_line(error: str) -> bool:
         (["--lam_sketch", "0.75"], 2, "lambda 0.75"),
         (["--lam_sketch", "no/such.file"], 2, "no/such.file"),
         (["--device", "cuda:99"], 2, "cuda:99"),
+        (["--prompt", "a barn", "--prompt_from", "caption"], 2, "not allowed with"),
+        (["--prompt_len", "8", "--prompt_bytes", "9"], 2, "not allowed with"),
+        (["--prompt_seconds", "0"], 2, "a time in seconds above 0"),
+        (["--prompt_bits", "40"], 2, "no sub-vocabulary of 40 bits"),
     ],
 )
 def test_wrong_usage(arguments, status, words, tmp_path, capsys):

@@ -2,15 +2,17 @@
 
 import math
 import random
+import re
 import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from text_codec import Coding, TextError, coding, decode, decode_text, encode, encode_text
+from text_codec import Coding, TextError, coding, decode, decode_text, encode, encode_text, most_ids
 from text_codec.ids import BITS, MODES, Mode, mode_of
 from text_codec.intervals import Reader, Writer
 from text_codec.words import load_model, model_from_bytes, model_to_bytes
@@ -111,6 +113,17 @@ def test_sixteen_ids():
     assert len(encode([2047] * 15 + [0], 2048)) == 23
     assert len(encode([1023] * 15 + [0], CLIP, range(1024))) == 21
     assert len(encode(list(range(1008, 1024)), CLIP, range(1024))) == 16
+
+
+@pytest.mark.parametrize(("size", "words"), [(32, CLIP), (22, 1024), (1, 32), (2, 2048), (0, 32)])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_most_ids(size, words, ascending):
+    """As many of the costliest ids as fit, and one more does not."""
+    most = most_ids(size, words, ascending)
+    vocabulary, subset = (CLIP, None) if words == CLIP else (2048, None if words == 2048 else range(words))
+    fits, fails = ([words - 1] * n if ascending else [words - 1] * (n - 1) + [words - 2] for n in (most, most + 1))
+    assert not most or len(encode(fits, vocabulary, subset)) <= size
+    assert len(encode(fails, vocabulary, subset)) > size
 
 
 def test_numpy_ids_do_not_overflow():
@@ -223,6 +236,16 @@ def test_exact_bytes_of_texts():
         "c4c25e",
         "800a098baa820d26",
     ]
+
+
+def test_examples_of_the_format_page():
+    page = (Path(__file__).parent.parent / "docs" / "bitstream.md").read_text(encoding="utf-8")
+    for data, prompt in (
+        (encode([320, 1125, 539], CLIP), "ids 320, 1125, 539 of 49,408"),
+        (encode_text("a red barn under a stormy sky"), "the text `a red barn under a stormy sky`"),
+    ):
+        assert re.search(rf"^\| {re.escape(prompt)}.* \| `{data.hex(' ')}` \|$", page, re.MULTILINE)
+    assert f"value * {MODES} + mode" in page
 
 
 def test_captions_take_a_third_of_raw_deflate():

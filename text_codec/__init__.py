@@ -12,11 +12,12 @@ Every prompt has one form: encode(decode(data)) == data, and bytes that no encod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .ids import from_number, mode_of, to_number
+from .ids import BITS as SUBSET_BITS
+from .ids import from_number, mode_of, most_ids, to_number
 from .intervals import Reader, Writer
 from .words import MAX_CHARACTERS, TextError, put_text, read_text
 
-__all__ = ["Coding", "TextError", "coding", "decode", "decode_text", "encode", "encode_text"]
+__all__ = ["SUBSET_BITS", "Coding", "TextError", "coding", "decode", "decode_text", "encode", "encode_text", "most_ids"]
 
 MAX_BYTES = 65535  # as many as a layer of the stream may have
 

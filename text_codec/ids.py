@@ -69,6 +69,12 @@ def from_number(number: int, vocabulary: int, subset: Sequence[int] | None) -> l
     return [words[place] for place in _unpack(value, len(subset), mode.ascending)]
 
 
+def most_ids(size: int, words: int, ascending: bool = False) -> int:
+    """How many ids of a vocabulary or sub-vocabulary of this many words `size` bytes hold, whichever they are."""
+    room = 1 << max(0, 8 * size - 1)  # the first bit says that it is ids
+    return bisect_right(range(1, MAX_IDS + 1), room, key=lambda count: _shorter(count + 1, words, ascending) * MODES)
+
+
 def _places(subset: Sequence[int], vocabulary: int) -> dict[int, int]:
     """The place of each word of a sub-vocabulary, smallest id first. Raises TextError where it is none."""
     place = {id_: place for place, id_ in enumerate(sorted(map(index, subset)))}
