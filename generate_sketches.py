@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +87,10 @@ def splits(names: Sequence[str], test: float, valid: float = 0.0) -> dict[str, s
 
 
 def claim(out: Path, args: argparse.Namespace) -> None:
-    """Make the folders, or go on with them. Raises ValueError where they hold sketches of other settings."""
+    """Make the folders, or go on with them. Raises ValueError where they hold sketches of other settings.
+
+    One run at a time may write to a folder.
+    """
     from report import write
 
     settings = {name: getattr(args, name) for name in SETTINGS} | {"data_root": str(Path(args.data_root).resolve())}
@@ -107,11 +110,10 @@ def claim(out: Path, args: argparse.Namespace) -> None:
     write(file, json.dumps(settings, indent=1).encode())
 
 
-def jobs(names: Iterable[str], paths: Iterable[str], out: Path, args: argparse.Namespace) -> list[Job]:
+def jobs(names: Sequence[str], paths: Sequence[str], out: Path, args: argparse.Namespace) -> list[Job]:
     """What is left to draw: the photographs that lack a sketch."""
-    names = list(names)
     split_of = splits(names, args.test, args.valid)
-    there = {path.name: path for split in SPLITS for path in (out / split).glob("*.png")}
+    there = {path.name for split in SPLITS for path in (out / split).glob("*.png")}
     left = []
     for name, path in zip(names, paths, strict=True):
         files = {side: f"{name}_{side}.png" if len(args.short_side) > 1 else f"{name}.png" for side in args.short_side}
@@ -237,6 +239,8 @@ def main(argv: list[str] | None = None) -> int:
     except (PresetError, OSError) as error:
         print(f"generate_sketches.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     failed, ended = run(drawing, photographs, args.workers)
     for name, wrong in failed.items():
         print(f"failed: {name}: {wrong}", file=sys.stderr)
