@@ -52,13 +52,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--short_side", type=int, nargs="+", default=[256], metavar="PIXELS", help="multiples of 64")
     add("--test", type=float, default=0.03, metavar="SHARE", help="of the photographs; at least one")
     add("--valid", type=float, default=0.0, metavar="SHARE", help="of the photographs; 0: no valid/")
-    add("--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes")
+    add("--workers", type=int, default=0, help="processes; 0: up to 4, by cores and photographs")
     add("--cuda", action="store_true", help="draw on the first GPU")
     args = parser.parse_args(argv)
     if not (args.test > 0 and args.valid >= 0 and args.test + args.valid < 1):
         parser.error(f"--test {args.test} --valid {args.valid}: shares must be positive and leave some for train/")
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers}: at least 1")
+    if args.workers < 0:
+        parser.error(f"--workers {args.workers}: must not be negative")
     args.short_side = sorted(set(args.short_side))
     return args
 
@@ -160,6 +160,12 @@ class Drawing:
         return job.name, ""
 
 
+def worth(photographs: int) -> int:
+    """Return how many processes are worth their start, which takes seconds each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores, 1 + photographs // 32)
+
+
 def draw_all(drawing: Drawing, workers: int) -> Iterator[tuple[str, str]]:
     """Yield what each item of `drawing` returns, drawn by so many processes."""
     if workers == 1:
@@ -241,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    failed, ended = run(drawing, photographs, args.workers)
+    failed, ended = run(drawing, photographs, args.workers or worth(len(drawing)))
     for name, wrong in failed.items():
         print(f"failed: {name}: {wrong}", file=sys.stderr)
     if ended:

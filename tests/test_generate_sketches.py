@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generate_sketches import main, splits
+from generate_sketches import main, splits, worth
 
 ROOT = Path(__file__).parent.parent
 
@@ -171,12 +171,16 @@ def test_the_split_follows_the_name_and_none_is_empty():
     assert few == ["test", "train", "valid"]
 
 
+def test_a_few_photographs_are_drawn_by_one_process():
+    assert worth(20) == 1 and 1 <= worth(10**6) <= 4
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (["--test", "0"], "--test 0.0"),
         (["--test", "0.5", "--valid", "0.5"], "leave some for train/"),
-        (["--workers", "0"], "--workers 0"),
+        (["--workers", "-1"], "--workers -1"),
         (["--sketch_type", "sobel"], "unknown annotator 'sobel': choose one of hed-tiny, hed, pidinet"),
     ],
 )
