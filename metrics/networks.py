@@ -97,10 +97,10 @@ def load_dists(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def load_inception(device: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Return the function that maps n pictures (h, w, 3) uint8 to features (n, 2048) float32. Raises UnavailableError.
+    """Return the function from n pictures (h, w, 3) uint8 of one size to features (n, 2048) float32.
 
     TensorFlow's Inception-v3 of 2015 and its bilinear resizing to 299x299, by torch-fidelity; the features are
-    the last pooling's, those of FID and KID.
+    the last pooling's, those of FID and KID. Raises UnavailableError.
     """
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
