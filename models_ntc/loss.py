@@ -1,5 +1,8 @@
 """Rate-distortion loss of the sketch codecs: lambda * (1 - MS-SSIM) + bits per pixel, or with MSE.
 
+    from models_ntc.loss import rate_distortion
+    losses = rate_distortion(net(sketches), sketches, torch.full((len(sketches),), 1.0), "ms-ssim")
+
 The MS-SSIM is that of Wang et al. 2003 with the usual 11-tap Gaussian (sigma 1.5) and five scales, the same
 numbers as pytorch_msssim; the blurs are written as matrix products because one-channel convolutions were
 half of the training time on a CPU.
@@ -35,8 +38,10 @@ def blur(x: Tensor) -> Tensor:
     return rows.T @ (x @ columns)
 
 
-def ms_ssim(x: Tensor, target: Tensor) -> Tensor:
-    """Mean MS-SSIM of pictures (N, C, H, W) in 0..1; a side below SMALLEST_SIDE is a ValueError.
+def ms_ssim(x: Tensor, target: Tensor, size_average: bool = True) -> Tensor:
+    """MS-SSIM of pictures (N, C, H, W) in 0..1: the mean, or (N,) without `size_average`.
+
+    A side below SMALLEST_SIDE is a ValueError.
 
     The terms of the scales are bounded below by 1e-4, so the gradient is finite for an untrained network.
     """
@@ -56,25 +61,31 @@ def ms_ssim(x: Tensor, target: Tensor) -> Tensor:
         if scale == len(WEIGHTS) - 1:
             term = term * (2 * mean_x * mean_t + c1) / (mean_x**2 + mean_t**2 + c1)
         product = product * term.mean((-2, -1)).clamp(min=1e-4) ** weight
-    return product.mean()
+    return product.mean() if size_average else product.mean(1)
 
 
-def rate_distortion(output: dict, target: Tensor, lmbda: float, metric: str) -> dict[str, Tensor]:
-    """Loss of a training pass.
+def rate_distortion(output: dict, target: Tensor, lmbda: Tensor, metric: str) -> dict[str, Tensor]:
+    """Loss of a training pass, each sample at its own lambda.
+
+    A sample counts with lambda^-1/2, normalised to a mean of 1: both terms of a sample grow with lambda, and
+    the high rates would else drown the low ones.
 
     Args:
-        output: {"x_hat": (N,1,H,W), "likelihoods": {name: tensor}}, CompressAI's form.
+        output: {"x_hat": (N,1,H,W), "likelihoods": {name: (N, ...)}}, CompressAI's form.
         target: (N, 1, H, W) in 0..1.
-        lmbda: weight of the distortion.
-        metric: "ms-ssim" -> lmbda * (1 - MS-SSIM) + bpp; "mse" -> lmbda * 255^2 * MSE + bpp.
+        lmbda: weights of the distortion, (N,), positive.
+        metric: "ms-ssim" -> lambda * (1 - MS-SSIM) + bpp; "mse" -> lambda * 255^2 * MSE + bpp.
 
     Returns:
-        {"loss", "bpp" (bits per pixel), "distortion" (1 - MS-SSIM, or MSE on 0..1)}.
+        {"loss", "bpp" (bits per pixel), "distortion" (1 - MS-SSIM, or MSE on 0..1)}, means over the samples.
     """
-    pixels = target.numel() / target.shape[1]
-    bpp = sum(p.log().sum() for p in output["likelihoods"].values()) / (-math.log(2) * pixels)
+    pixels = target.shape[-2] * target.shape[-1]
+    bits = sum(p.log().flatten(1).sum(1) for p in output["likelihoods"].values()) / -math.log(2)
+    bpp = bits / pixels
     if metric == "ms-ssim":
-        distortion = 1 - ms_ssim(output["x_hat"], target)
-        return {"loss": lmbda * distortion + bpp, "bpp": bpp, "distortion": distortion}
-    distortion = F.mse_loss(output["x_hat"], target)
-    return {"loss": lmbda * 255**2 * distortion + bpp, "bpp": bpp, "distortion": distortion}
+        distortion, scale = 1 - ms_ssim(output["x_hat"], target, size_average=False), 1.0
+    else:
+        distortion, scale = F.mse_loss(output["x_hat"], target, reduction="none").flatten(1).mean(1), 255.0**2
+    weight = lmbda.rsqrt() / lmbda.rsqrt().mean()
+    loss = weight * (lmbda * scale * distortion + bpp)
+    return {"loss": loss.mean(), "bpp": bpp.mean(), "distortion": distortion.mean()}

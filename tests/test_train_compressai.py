@@ -1,14 +1,24 @@
+import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from models_ntc import load_sketch_codec
-from train_compressai import main
+from models_ntc import FOLDER, codec, load_sketch_codec, training
+from models_ntc.codec import load_file
+from models_ntc.loss import ms_ssim, rate_distortion
+from models_ntc.zoo import ARCHITECTURES
+from train_compressai import ZOO, main
 
 SIDE = 192  # the smallest patch that MS-SSIM takes
+SMALL = {"quarter": 8, "eighth": 12, "sixteenth": 16, "latent": 12, "groups": 2, "hyper_latent": 6, "hyper": 16}
+VARIABLE = pytest.mark.skipif(not hasattr(codec, "ZooCoder"), reason="models_ntc.codec does not know the zoo yet")
+BATCHES = 3  # in an epoch of `sketches`
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,17 +29,46 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """Networks of a few channels in place of the default ones."""
+    new_network = training.new_network
+
+    def small(model, sizes=None):
+        few = SMALL if model == "sketch" else {"N": 8} if model.startswith("cheng") else {"N": 8, "M": 12}
+        return new_network(model, {**(sizes or {}), **few})
+
+    monkeypatch.setattr(training, "new_network", small)
+
+
 @pytest.fixture(scope="module")
 def sketches(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sketches")
     y, x = np.mgrid[:200, :260]
-    for split, count in (("train/rings", 3), ("test", 1)):
+    for split, count in (("train/rings", 2 * BATCHES + 1), ("test", 2)):
         (folder / split).mkdir(parents=True)
         for number in range(count):
-            ring = abs(np.hypot(x - 130, y - 100) - 40 - 15 * number)
+            ring = abs(np.hypot(x - 130, y - 100) - 40 - 6 * number)
             picture = (255 * np.exp(-(ring**2) / 4)).astype(np.uint8)
             Image.fromarray(picture).save(folder / split / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """The losses of all training steps, and a list of the steps after which Ctrl-C is pressed."""
+    seen, presses = [], []
+
+    def recorded(output, target, lmbda, metric):
+        row = rate_distortion(output, target, lmbda, metric)
+        if torch.is_grad_enabled():
+            seen.append((row["loss"].item(), row["bpp"].item(), row["distortion"].item(), lmbda.tolist()))
+            if len(seen) in presses:
+                signal.raise_signal(signal.SIGINT)
+        return row
+
+    monkeypatch.setattr(training, "rate_distortion", recorded)
+    return seen, presses
 
 
 def train(sketches, out, *more):
@@ -37,57 +76,188 @@ def train(sketches, out, *more):
     return main(["-d", str(sketches), *flags, *more])
 
 
-def test_training_stops_resumes_and_yields_a_codec(sketches, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert train(sketches, out, "-e", "1") == 0
-    first = torch.load(out / "checkpoint.pth.tar", weights_only=True)
-    assert first["epoch"] == 1 and first["seconds"] > 0
+def checkpoint(out):
+    return torch.load(out / "checkpoint.pth.tar", weights_only=True)
 
-    assert train(sketches, out, "-e", "2", "--checkpoint", str(out / "checkpoint.pth.tar")) == 0
-    second = torch.load(out / "checkpoint.pth.tar", weights_only=True)
-    assert second["epoch"] == 2 and second["seconds"] > first["seconds"]
-    steps = [state["optimizer"]["state"][0]["step"] for state in (first, second)]
-    assert steps[1] == 2 * steps[0]
-    assert not list(out.glob("*.tmp"))
 
-    row = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert row["lambda"] == 0.5 and row["metric"] == "ms-ssim" and row["sketches"] == 1
+def same(a, b):
+    """Whether two nests of dicts, lists, tensors and numbers are equal to the bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("stops", [[], [BATCHES], [1], [2, BATCHES + 1]], ids=["epochs", "end", "middle", "twice"])
+def test_a_stopped_training_goes_on_with_the_very_losses_of_an_unbroken_one(sketches, tmp_path, losses, stops):
+    """Stopped after an epoch by -e, or by Ctrl-C at the end or in the middle of one, and with other workers."""
+    seen, presses = losses
+    assert train(sketches, tmp_path / "a", "-e", "3") == 0
+    unbroken = seen[:]
+    assert len(unbroken) == 3 * BATCHES
+
+    seen.clear()
+    presses.extend(stops)
+    more = []
+    for _ in range(len(stops)):
+        assert train(sketches, tmp_path / "b", "-e", "3", *more) == 130
+        more = ["--checkpoint", str(tmp_path / "b" / "checkpoint.pth.tar")]
+    assert train(sketches, tmp_path / "b", "-e", "3", *more, "-n", "1") == 0
+    assert seen == unbroken
+    for part in ("state_dict", "optimizer_states"):
+        assert same(checkpoint(tmp_path / "a")[part], checkpoint(tmp_path / "b")[part])
+    assert len({row[0] for row in seen}) == len(seen)
+
+
+def test_an_interrupted_training_leaves_checkpoint_codec_and_the_cure(sketches, tmp_path, losses, capsys):
+    losses[1].append(2)
+    assert train(sketches, tmp_path, "-e", "5") == 130
+    assert checkpoint(tmp_path)["training"]["steps"] == 2
+    assert load_sketch_codec(tmp_path / "sketch_lmbda0.5.safetensors").config["lambda"] == 0.5
+    captured = capsys.readouterr()
+    assert f"--checkpoint {tmp_path / 'checkpoint.pth.tar'} goes on" in captured.err and captured.out == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_training_yields_row_logs_pictures_and_a_codec(sketches, tmp_path, capsys):
+    assert train(sketches, tmp_path, "-e", "2", "--picture_every", "1") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    row = json.loads(line)
+    assert row["lambda"] == 0.5 and row["metric"] == "ms-ssim" and row["sketches"] == 2
     assert row["bpp"] == pytest.approx(8 * row["bytes"] / (192 * 256))
     assert 0 < row["ms_ssim"] < 1 and 0 <= row["edge_f1"] <= 1
-    codec = load_sketch_codec(row["codec"])
-    assert codec.config["lambda"] == 0.5
-    sketch = np.array(Image.open(sketches / "test" / "0.png"))[:192, :256]
-    assert len(codec.compress(sketch)) == row["bytes"]
+    trained = load_sketch_codec(row["codec"])
+    sizes = [len(trained.compress(np.array(Image.open(file))[:192, :256])) for file in (sketches / "test").iterdir()]
+    assert np.mean(sizes) == row["bytes"]
+
+    with (tmp_path / "logs" / "csv" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["val_loss"]] == [str(BATCHES), str(2 * BATCHES)]
+    assert any(row["loss"] and row["aux_loss"] for row in rows)
+    assert list((tmp_path / "logs" / "tensorboard").rglob("events.out*"))
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert [p.name for p in pictures] == ["step0000003.png", "step0000006.png"]
+    assert Image.open(pictures[0]).size == (2 * (SIDE + 4) + 4, 2 * (SIDE + 4) + 4)
+    names = {p.name for p in tmp_path.iterdir() if p.is_file()}
+    assert names == {"checkpoint.pth.tar", "checkpoint_best_loss.pth.tar", "sketch_lmbda0.5.safetensors"}
+
+
+def test_the_codec_is_the_best_by_test_loss(sketches, tmp_path, monkeypatch):
+    """A test loss that rises from epoch to epoch keeps the first epoch's network."""
+    steps = []
+
+    def rising(output, target, lmbda, metric):
+        row = rate_distortion(output, target, lmbda, metric)
+        steps.append(1)
+        return row if torch.is_grad_enabled() else {**row, "loss": torch.tensor(float(len(steps)))}
+
+    monkeypatch.setattr(training, "rate_distortion", rising)
+    assert train(sketches, tmp_path, "-e", "2", "-lr", "0.01") == 0
+    best = torch.load(tmp_path / "checkpoint_best_loss.pth.tar", weights_only=True)
+    assert best["training"]["steps"] == BATCHES and checkpoint(tmp_path)["training"]["steps"] == 2 * BATCHES
+    net, _ = load_file(tmp_path / "sketch_lmbda0.5.safetensors")
+    weight = best["state_dict"]["net.analysis.1.weight"]
+    assert torch.equal(net.analysis[1].weight, weight.half().float())
+
+
+@VARIABLE
+def test_a_range_of_lambdas_trains_one_codec_of_many_rates(sketches, tmp_path, losses, capsys):
+    assert train(sketches, tmp_path, "-e", "2", "--lambda_range", "0.1", "1.6") == 0
+    drawn = [lmbda for row in losses[0] for lmbda in row[3]]
+    assert all(0.1 <= lmbda <= 1.6 for lmbda in drawn) and len(set(drawn)) == len(drawn)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    file = tmp_path / "sketch_lmbda0.1-1.6.safetensors"
+    assert [row["codec"] for row in rows] == [f"{file}@0.1", f"{file}@0.4", f"{file}@1.6"]
+    assert [row["lambda"] for row in rows] == [0.1, 0.4, 1.6]
+    assert load_file(file)[0].config.lambda_range == [0.1, 1.6]
+    assert Image.open(tmp_path / "pictures" / "step0000006.png").size[1] == 4 * (SIDE + 4) + 4
+
+
+def test_max_seconds_end_training_with_a_codec(sketches, tmp_path):
+    assert train(sketches, tmp_path, "-e", "50", "--max_seconds", "0.001", "--no-save") == 0
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["sketch_lmbda0.5.safetensors"]
 
 
 def test_a_checkpoint_of_another_lambda_gives_its_weights_only(sketches, tmp_path):
-    assert train(sketches, tmp_path / "a", "-e", "1", "--max_seconds", "0.001") == 0
-    checkpoint = tmp_path / "a" / "checkpoint.pth.tar"
-    options = (
-        "-e",
-        "1",
-        "--lambda",
-        "2",
-        "--dist_metric",
-        "mse",
-        "-lr",
-        "1e-12",
-        "--checkpoint",
-        str(checkpoint),
-    )
-    assert train(sketches, tmp_path / "b", *options) == 0
-    before, after = (torch.load(tmp_path / d / "checkpoint.pth.tar", weights_only=True) for d in "ab")
-    assert after["epoch"] == 1 and after["lambda"] == 2
-    name = "synthesis.0.weight"
-    assert torch.allclose(before["network"][name], after["network"][name], atol=1e-6)
+    assert train(sketches, tmp_path / "a", "-e", "1") == 0
+    options = ["-e", "1", "--lambda", "2", "--dist_metric", "mse", "-lr", "1e-12", "--picture_every", "0"]
+    assert train(sketches, tmp_path / "b", *options, "--checkpoint", str(tmp_path / "a" / "checkpoint.pth.tar")) == 0
+    before, after = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    assert after["training"]["steps"] == BATCHES and after["training"]["lambdas"] == [2, 2]
+    name = "net.hyper_analysis.0.weight"
+    assert torch.allclose(before["state_dict"][name], after["state_dict"][name], atol=1e-6)
+    assert not (tmp_path / "b" / "pictures").exists()
+
+
+@VARIABLE
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_every_architecture_of_the_zoo_trains_and_codes(sketches, tmp_path, capsys, model):
+    assert train(sketches, tmp_path, "-m", model, "-e", "1") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["model"] == model
+    sketch = np.array(Image.open(sketches / "test" / "0.png"))[:192, :256]
+    payload, drawn = load_sketch_codec(row["codec"]).compress_and_draw(sketch)
+    assert np.array_equal(load_sketch_codec(row["codec"]).decompress(payload), drawn)
+
+
+def test_the_choices_of_model_are_the_zoos():
+    assert tuple(ARCHITECTURES) == ZOO
+
+
+@pytest.mark.slow
+def test_two_devices_train_one_codec(sketches, tmp_path):
+    flags = ["-d", str(sketches), "-n", "0", "-e", "1", "--batch-size", "2", "--patch-size", str(SIDE)]
+    command = [sys.executable, "train_compressai.py", *flags, "--out", str(tmp_path), "--devices", "2"]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["sketches"] == 2
+    assert checkpoint(tmp_path)["training"]["steps"] == BATCHES
+
+
+def test_crops_are_a_function_of_seed_epoch_and_index(sketches):
+    data = training.Sketches(sketches / "train", (SIDE, SIDE), seed=1)
+    again = training.Sketches(sketches / "train", (SIDE, SIDE), seed=1)
+    assert torch.equal(data[4, 2], again[4, 2]) and data[4, 2].shape == (1, SIDE, SIDE)
+    assert not torch.equal(data[4, 2], data[5, 2])
+    whole = training.Sketches(sketches / "test", (256, 320))[0, 0]
+    picture = np.array(Image.open(sketches / "test" / "0.png"))
+    assert np.array_equal(whole[0, :200, :260] * 255, picture) and whole[0, 200:].max() == 0
+
+
+def test_losses_are_those_of_each_sample_at_its_lambda():
+    torch.manual_seed(0)
+    target, x_hat = torch.rand(3, 1, 176, 192), torch.rand(3, 1, 176, 192)
+    likelihoods = {"y": torch.rand(3, 4, 11, 12), "z": torch.rand(3, 2, 3, 3)}
+    lambdas = torch.tensor([0.1, 1.0, 4.0])
+    alone = []
+    for i in range(3):
+        output = {"x_hat": x_hat[i : i + 1], "likelihoods": {k: p[i : i + 1] for k, p in likelihoods.items()}}
+        alone.append(rate_distortion(output, target[i : i + 1], lambdas[i : i + 1], "ms-ssim"))
+        bits = -sum(p[i].log2().sum() for p in likelihoods.values())
+        assert alone[i]["bpp"].item() == pytest.approx(bits.item() / (176 * 192), rel=1e-5)
+        expected = lambdas[i] * (1 - ms_ssim(x_hat[i : i + 1], target[i : i + 1])) + alone[i]["bpp"]
+        assert alone[i]["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = lambdas**-0.5 / (lambdas**-0.5).mean()
+    together = rate_distortion({"x_hat": x_hat, "likelihoods": likelihoods}, target, lambdas, "ms-ssim")
+    expected = sum(w * row["loss"] for w, row in zip(weights, alone, strict=True)) / 3
+    assert together["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    by_mse = rate_distortion({"x_hat": x_hat, "likelihoods": likelihoods}, target, torch.full((3,), 0.01), "mse")
+    mse = ((x_hat - target) ** 2).mean().item()
+    assert by_mse["loss"].item() == pytest.approx(0.01 * 255**2 * mse + by_mse["bpp"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--patch-size", "128"], "more than 160 pixels"),
+        (["--patch-size", "192", "200"], "--patch-size 192 200"),
         (["--checkpoint", "absent.pth.tar"], "no checkpoint at absent"),
         (["--lambda", "0"], "must be positive"),
+        (["--lambda_range", "2", "1"], "--lambda_range 2.0 1.0: give the lower one first"),
+        (["--lambda_range", "1", "2", "-m", "mbt2018"], "mbt2018 has one rate"),
+        (["--devices", "4"], "--batch-size 2 cannot be shared evenly by 4 devices"),
         (["-m", "unknown"], "invalid choice"),
         (["-d", "absent"], "no folder absent/train"),
     ],
@@ -99,10 +269,27 @@ def test_wrong_usage_is_status_2_and_says_why(sketches, tmp_path, capsys, flags,
     assert message in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_something_else_is_an_error(sketches, tmp_path, capsys):
-    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pth.tar")
+@VARIABLE
+def test_compressais_own_flags_are_understood(sketches, tmp_path):
+    line = f"-m mbt2018-mean -d {sketches} -e 1 -lr 1e-4 -n 0 --lambda 1e-2 --batch-size 2 --test-batch-size 2"
+    more = f"--aux-learning-rate 1e-3 --patch-size {SIDE} 256 --save --seed 1926 --clip_max_norm 0 --out {tmp_path}"
+    assert main([*line.split(), *more.split()]) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"weights": torch.zeros(2)}, "holds no sketch network"),
+        ({"training": {"model": "sketch"}, "state_dict": {"net.other": torch.zeros(2)}}, "of other sizes"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_an_error(sketches, tmp_path, capsys, state, message):
+    torch.save(state, tmp_path / "other.pth.tar")
     assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(tmp_path / "other.pth.tar")) == 1
-    assert "holds no sketch network" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+    (tmp_path / "broken.pth.tar").write_bytes(b"broken")
+    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(tmp_path / "broken.pth.tar")) == 1
+    assert "is no checkpoint" in capsys.readouterr().err
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path, capsys):
