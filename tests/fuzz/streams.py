@@ -1,0 +1,129 @@
+"""What the fuzzers share: well-formed streams, ways to spoil them, and how reading one may end.
+
+    from fuzz.streams import read, spoiled, well_formed      # in tests
+    decoder = Decoder(get_preset("tiny"))
+    outcome = read(decoder, spoiled(well_formed(decoder), random.Random(0))[-1])
+
+Only the public doors are used, so that a change of a layer's bytes changes nothing here.
+"""
+
+import random
+from binascii import crc_hqx
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import bitstream
+import text_codec
+from bitstream import BitstreamError, Stream
+from codec import DecodeError, Decoder
+from models_ntc.entropy import SketchError
+from prompt_inversion import sub_vocabulary
+
+ERRORS = (BitstreamError, text_codec.TextError, SketchError, DecodeError)  # the documented ones, and no other
+SIZES = ((64, 64), (128, 192), (256, 256))  # coded height and width
+PROMPTS = ("", "a red barn under a stormy sky", "Zwölf Boxkämpfer, 12 of them!", "x" * 300)
+WAYS = ("flipped", "cut", "spliced", "random")  # what a mutation does
+TARGETS = ("file", "repaired", "payload")  # to the file; to the file, checksum made right; to one layer
+
+
+class Spoiled(NamedTuple):
+    """A mutant."""
+
+    way: str  # one of WAYS
+    target: str  # one of TARGETS
+    data: bytes
+
+
+def well_formed(decoder: Decoder) -> list[bytes]:
+    """Streams that `decoder` reads: ids in every coding, texts, sketches of some sizes, small and large seeds."""
+    tokenizer = decoder.generator.tokenizer
+    words, rng = len(tokenizer), random.Random(0)
+    subset = sub_vocabulary(tokenizer, 7)
+    ids = [rng.randrange(words) for _ in range(16)]
+    texts = [text_codec.encode(some, words) for some in (ids, sorted(ids), ids[:1], [])]
+    texts += [text_codec.encode(some, words, subset) for some in (subset[:16], sorted(subset[:16]))]
+    texts += map(text_codec.encode_text, PROMPTS)
+    codec = decoder.sketch_codec(decoder.preset.lam_sketch)
+    sketches = [(size, codec.compress(rings(*size, count))) for size in SIZES for count in (0, 3)]
+    streams = [stream(decoder, (64, 64), text, None, seed) for seed, text in enumerate(texts)]
+    streams += [stream(decoder, size, None, sketch, 14) for size, sketch in sketches]
+    streams += [stream(decoder, size, texts[0], sketch, 2**31 - 1) for size, sketch in sketches]
+    return [bitstream.pack(each) for each in streams]
+
+
+def stream(decoder: Decoder, size: tuple[int, int], text: bytes | None, sketch: bytes | None, seed: int) -> Stream:
+    """A stream of the decoder's own models."""
+    fingerprint = decoder.fingerprint(None if sketch is None else decoder.preset.lam_sketch)
+    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch)
+
+
+def rings(height: int, width: int, count: int) -> np.ndarray:
+    """A sketch (height, width) uint8 of `count` soft rings."""
+    y, x = np.mgrid[:height, :width]
+    distance = np.hypot(x - width / 2, y - height / 2)
+    lines = [np.exp(-((distance - 12 * ring) ** 2) / 4) for ring in range(1, count + 1)]
+    return np.uint8(255 * np.max([np.zeros((height, width)), *lines], axis=0))
+
+
+def spoiled(corpus: Sequence[bytes], rng: random.Random) -> Spoiled:
+    """A mutant of one of the corpus; the same for the same state of `rng`."""
+    way, target, data = rng.choice(WAYS), rng.choice(TARGETS), rng.choice(corpus)
+    if target == "payload":
+        return Spoiled(way, target, _payload_spoiled(data, corpus, way, rng))
+    mutant = WAY[way](data, rng.choice(corpus), rng)
+    return Spoiled(way, target, repaired(mutant) if target == "repaired" else mutant)
+
+
+def repaired(data: bytes) -> bytes:
+    """The same bytes with the checksum that belongs to them."""
+    body = data[: -bitstream.CHECKSUM_BYTES]
+    return body + crc_hqx(body, 0xFFFF).to_bytes(bitstream.CHECKSUM_BYTES, "big")
+
+
+def read(decoder: Decoder, data: bytes) -> str:
+    """Do what decoding does before it draws: "read", or the name of the documented error. Any other error passes."""
+    try:
+        stream = bitstream.unpack(data)
+        decoder.conditions(stream)
+    except ERRORS as error:
+        assert len(str(error).splitlines()) == 1, f"not one line: {error}"
+        return type(error).__name__
+    return "read"
+
+
+def _payload_spoiled(data: bytes, corpus: Sequence[bytes], way: str, rng: random.Random) -> bytes:
+    old, other = bitstream.unpack(data), bitstream.unpack(rng.choice(corpus))
+    layer = rng.choice([name for name in bitstream.LAYERS if getattr(old, name)])
+    payload = WAY[way](getattr(old, layer), getattr(other, layer) or b"", rng)[: bitstream.MAX_LAYER_BYTES]
+    fields = {name: getattr(old, name) for name in old.__dataclass_fields__} | {layer: payload or b"\0"}
+    return bitstream.pack(Stream(**fields))
+
+
+def _flipped(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """1 to 8 bits changed."""
+    mutant = bytearray(data)
+    for _ in range(rng.randint(1, 8)):
+        mutant[rng.randrange(len(mutant))] ^= 1 << rng.randrange(8)
+    return bytes(mutant)
+
+
+def _cut(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """A piece left out at the front, in the middle or at the end."""
+    first, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
+    return data[:first] + data[end:]
+
+
+def _spliced(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """The front of one, the back of another."""
+    return data[: rng.randint(0, len(data))] + other[rng.randint(0, len(other)) :]
+
+
+def _random(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """A front kept, then noise: now and then as much as there may be."""
+    longest = bitstream.MAX_LAYER_BYTES if rng.random() < 0.001 else 2 * len(data)
+    return data[: rng.randint(0, min(16, len(data)))] + rng.randbytes(rng.randint(0, longest))
+
+
+WAY = dict(zip(WAYS, (_flipped, _cut, _spliced, _random), strict=True))

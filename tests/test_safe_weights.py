@@ -1,0 +1,241 @@
+"""Weights never run code: a pickle that would create a file is planted wherever weights are read from.
+
+Each place must end in one line that names the file or folder, and the file that the pickle would create must not
+be there.
+"""
+
+import io
+import pickle
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import make_clip, make_controlnet, make_stable_diffusion
+from PIL import Image
+
+from annotator import load_annotator
+from diffusion import load_generator
+from metrics import networks
+from models_ntc import load_sketch_codec
+from presets import PRESETS, PresetError
+from prompt_inversion import load_clip
+
+
+class Trap:
+    """An object whose unpickling creates a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def zipped(trap):
+    file = io.BytesIO()
+    torch.save({"state_dict": trap, "g_a.0.conv1.weight": trap}, file)
+    return file.getvalue()
+
+
+def legacy(trap):
+    file = io.BytesIO()
+    torch.save({"weight": trap}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def plain(trap):
+    return pickle.dumps(trap)
+
+
+@pytest.fixture(params=[zipped, legacy, plain], ids=lambda make: make.__name__)
+def planted(request, tmp_path):
+    """(content of a malicious file, the file that it would create)."""
+    sprung = tmp_path / "sprung"
+    return request.param(Trap(sprung)), sprung
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of small random models, good ones."""
+    folder = tmp_path_factory.mktemp("models")
+    make_stable_diffusion(folder / "generator", "tiny")
+    make_controlnet(folder / "controlnet", "tiny")
+    make_clip(folder / "clip")
+    return folder
+
+
+@pytest.fixture
+def own(models, tmp_path):
+    """A copy of `models` to spoil."""
+    return shutil.copytree(models, tmp_path / "models")
+
+
+def spoil(folder, good, bad, content):
+    """Put a malicious `bad` where the weights `good` were."""
+    (folder / good).unlink()
+    (folder / bad).write_bytes(content)
+
+
+def test_the_trap_works(tmp_path):
+    sprung = tmp_path / "sprung"
+    pickle.loads(plain(Trap(sprung))).close()
+    assert sprung.exists()
+    sprung.unlink()
+    torch.load(io.BytesIO(zipped(Trap(sprung))), weights_only=False)["state_dict"].close()
+    assert sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["hed", "scribble"])
+def test_an_annotators_file(name, planted, tmp_path):
+    content, sprung = planted
+    file = tmp_path / "ControlNetHED.pth"
+    file.write_bytes(content)
+    with pytest.raises(PresetError, match=r"ControlNetHED\.pth"):
+        load_annotator(f"{name}:{file}", "cpu")
+    assert not sprung.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="transformers asks the user: filters.py does not say trust_remote_code=False")
+@pytest.mark.parametrize("kind", ["AutoModelForDepthEstimation", "AutoModelForSemanticSegmentation"])
+def test_an_annotators_folder_that_asks_for_code(kind, tmp_path, monkeypatch):
+    """A model folder may name Python files of its own to be run ("auto_map"); nobody is asked whether they may be."""
+    sprung = tmp_path / "sprung"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    (folder / "config.json").write_text(f'{{"auto_map": {{"AutoConfig": "evil.Config", "{kind}": "evil.Model"}}}}')
+    processor = '{"auto_map": {"AutoImageProcessor": "evil.Model"}, "image_processor_type": "EvilProcessor"}'
+    (folder / "preprocessor_config.json").write_text(processor)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user is asked"))
+    name = "depth" if "Depth" in kind else "segmentation"
+    with pytest.raises(PresetError, match=str(folder)):
+        load_annotator(f"{name}:{folder}", "cpu")
+    assert not sprung.exists()
+
+
+@pytest.mark.xfail(strict=True, reason="models_ntc/codec.py passes on the loaders' own errors, which no script catches")
+@pytest.mark.parametrize("name", ["codec.pt", "codec.pth.tar", "codec.safetensors"])
+def test_a_sketch_codec(name, planted, tmp_path):
+    content, sprung = planted
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name) as caught:
+        load_sketch_codec(tmp_path / name)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not sprung.exists()
+
+
+def test_the_checkpoint_of_a_training(planted, tmp_path, capsys):
+    import train_compressai
+
+    content, sprung = planted
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        Image.fromarray(np.zeros((192, 192), np.uint8)).save(tmp_path / split / "sketch.png")
+    (tmp_path / "checkpoint.pth.tar").write_bytes(content)
+    flags = ["-d", str(tmp_path), "--patch-size", "192", "-n", "0", "--out", str(tmp_path / "out"), "-e", "1"]
+    assert train_compressai.main([*flags, "--checkpoint", str(tmp_path / "checkpoint.pth.tar")]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert "checkpoint.pth.tar is no checkpoint" in error[-1] and not any("Traceback" in line for line in error)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin"),
+        ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors"),
+    ],
+)
+def test_a_text_to_image_folder(good, bad, planted, own):
+    content, sprung = planted
+    spoil(own / "generator", good, bad, content)
+    with pytest.raises(PresetError, match=str(own / "generator")):
+        load_generator(preset_of(own), "cpu")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_a_controlnet_folder(ending, planted, own):
+    content, sprung = planted
+    spoil(own / "controlnet", "diffusion_pytorch_model.safetensors", f"diffusion_pytorch_model.{ending}", content)
+    generator = load_generator(preset_of(own), "cpu")
+    with pytest.raises(PresetError, match=str(own / "controlnet")):
+        generator.identity(sketch=True)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("bad", ["pytorch_model.bin", "model.safetensors"])
+def test_a_clip_folder(bad, planted, own):
+    content, sprung = planted
+    spoil(own / "clip", "model.safetensors", bad, content)
+    with pytest.raises(PresetError, match=str(own / "clip")):
+        load_clip(own / "clip", "cpu")
+    assert not sprung.exists()
+
+
+def test_a_captioners_folder(planted, tmp_path):
+    from prompt_inversion.caption import load_captioner
+
+    content, sprung = planted
+    (tmp_path / "blip").mkdir()
+    (tmp_path / "blip" / "config.json").write_text('{"model_type": "blip", "vision_config": {}, "text_config": {}}')
+    (tmp_path / "blip" / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(PresetError, match=str(tmp_path / "blip")):
+        load_captioner(tmp_path / "blip", "cpu")
+    assert not sprung.exists()
+
+
+def test_a_text_to_image_folder_with_python_files(own):
+    """`model_index.json` may name a module of the folder itself, which diffusers must not import."""
+    sprung, folder = own / "sprung", own / "generator"
+    (folder / "unet" / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Evil: pass\n")
+    index = (folder / "model_index.json").read_text()
+    evil = index.replace('"diffusers",\n    "UNet2DConditionModel"', '"evil",\n    "Evil"')
+    assert evil != index
+    (folder / "model_index.json").write_text(evil)
+    with pytest.raises(PresetError, match=str(folder)):
+        load_generator(preset_of(own), "cpu")
+    assert not sprung.exists() and "evil" not in sys.modules
+
+
+def test_weights_of_a_metric(planted, tmp_path, monkeypatch):
+    content, sprung = planted
+    (tmp_path / "network.pth").write_bytes(content)
+    monkeypatch.setattr(networks, "fetch", lambda url: tmp_path / "network.pth")
+    with pytest.raises(networks.UnavailableError, match=r"network\.pth is broken") as caught:
+        networks.fetch_checkpoint("https://example.org/network.pth")
+    assert len(str(caught.value).splitlines()) == 1 and not sprung.exists()
+
+
+def test_a_state_of_the_bundles_training(planted, tmp_path):
+    from tiny.training import Run
+
+    content, sprung = planted
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):  # a script for this project's own files
+        Run(tmp_path, 1.0).resume()
+    assert not sprung.exists()
+
+
+def test_good_weights_still_load(models):
+    assert load_generator(preset_of(models), "cpu").identity(sketch=True)
+    assert load_clip(models / "clip", "cpu").vocabulary == 600
+
+
+@pytest.mark.xfail(strict=True, reason="the commits of the hub's models are not known yet")
+def test_hub_models_are_pinned():
+    sources = [source for row in PRESETS.values() for source in (*row.generator, *row.controlnet, *row.clip)]
+    assert all("@" in source for source in sources if not source.startswith("/"))
+
+
+def preset_of(folder):
+    """A row with the models of `folder`."""
+    import dataclasses
+
+    names = ("generator", "controlnet", "clip")
+    return dataclasses.replace(PRESETS["tiny"], **{name: (str(folder / name),) for name in names})
