@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from prompt_inversion.clip import Clip
-from prompt_inversion.words import STEADY_ROWS, steady
+from prompt_inversion.linear import STEADY_ROWS, linear, steady
 
 
 class TextTower:
@@ -25,7 +25,7 @@ class TextTower:
     """
 
     def __init__(self, clip: Clip):
-        self.text, self.project = clip.model.text_model, clip.model.text_projection
+        self.text, self.projection = clip.model.text_model, clip.model.text_projection.weight
         words, places = self.text.embeddings.token_embedding.weight, self.text.embeddings.position_embedding.weight
         self.places = places[1:]
         self.end = words[clip.tokenizer.eos_token_id]
@@ -44,7 +44,7 @@ class TextTower:
             if i + 1 == len(self.before):
                 x, seen = x[:, -kept:].contiguous(), seen[:, -kept:].contiguous()  # else few rows at a time
             x = _mixed(layer, x, seen)
-        features = self.project(self.text.final_layer_norm(x))[:n, -1]
+        features = linear(self.text.final_layer_norm(x), self.projection)[:n, -1]
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -52,13 +52,14 @@ class TextTower:
         x = x[None, None]
         for layer in self.text.encoder.layers:
             normed = layer.layer_norm1(x)
-            values = layer.self_attn.v_proj(normed)  # the start token sees itself alone: all attention is on it
-            self.before.append((_heads(layer, layer.self_attn.k_proj(normed)), _heads(layer, values)))
+            values = _by(layer.self_attn.v_proj, normed)  # the start token sees itself alone: all attention is on it
+            self.before.append((_heads(layer, _by(layer.self_attn.k_proj, normed)), _heads(layer, values)))
             x = _mixed(layer, x, values)
 
     def _attention(self, layer, x: torch.Tensor, before: tuple, mask: torch.Tensor) -> torch.Tensor:
         normed, attention = layer.layer_norm1(x), layer.self_attn
-        query, key, value = (_heads(layer, to(normed)) for to in (attention.q_proj, attention.k_proj, attention.v_proj))
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (_heads(layer, _by(projection, normed)) for projection in projections)
         key = torch.cat([before[0].expand(len(x), -1, -1, -1), key], dim=2)
         value = torch.cat([before[1].expand(len(x), -1, -1, -1), value], dim=2)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scale)
@@ -67,8 +68,13 @@ class TextTower:
 
 def _mixed(layer, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """The rest of a layer, (n, positions, width), where its attention saw `seen`."""
-    x = x + layer.self_attn.out_proj(seen)
-    return x + layer.mlp(layer.layer_norm2(x))
+    x = x + _by(layer.self_attn.out_proj, seen)
+    inner = layer.mlp.activation_fn(_by(layer.mlp.fc1, layer.layer_norm2(x)))
+    return x + _by(layer.mlp.fc2, inner)
+
+
+def _by(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return linear(x, module.weight, module.bias)
 
 
 def _heads(layer, x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 sub_vocabulary(clip.tokenizer, 9)      # 512 ids, the same for whoever has the tokenizer
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,10 +10,8 @@ import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
 from prompt_inversion.clip import Clip, printable_ids
+from prompt_inversion.linear import STEADY_ROWS, linear, steady
 
-# Matrix products of fewer rows than this add up in another order, so that a photograph alone would come out a
-# rounding error apart from the same one in a batch, and in time with other ids.
-STEADY_ROWS = 16
 SCORES = 1 << 24  # products of a projection that are held at a time: 64 MB of float32
 
 
@@ -68,12 +65,7 @@ class Words:
     def _scores(self, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
         """Products of vectors (m, width) and directions, (rows, words) at a time."""
         for part in vectors.split(max(STEADY_ROWS, SCORES // len(self))):
-            yield (steady(part, len(part)) @ self.directions.T)[: len(part)]
-
-
-def steady(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """`x`, of whose leading dimensions matrix products make `rows` rows, repeated until they make STEADY_ROWS."""
-    return x if rows >= STEADY_ROWS else x.repeat(math.ceil(STEADY_ROWS / rows), *[1] * (x.ndim - 1))
+            yield linear(steady(part, len(part)), self.directions)[: len(part)]
 
 
 def _checked(allowed: tuple[int, ...], clip: Clip) -> torch.Tensor:
