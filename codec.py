@@ -42,7 +42,7 @@ class EncoderConfig:
     """What a user may choose about encoding; None stands for the preset's own value."""
 
     sketch: bool = True  # PICS; False is PIC, text alone
-    lam_sketch: float | str | None = None  # rate of the sketch: a lambda of the bundled codecs, or a codec file
+    lam_sketch: float | str | None = None  # rate of the sketch: a lambda of the bundled codec, or a codec file
     candidates: int | None = None  # pictures drawn, N of the paper
     loss: str = "clip"  # one of LOSSES
     together: int = 8  # candidates drawn in one batch; bounds memory
@@ -82,7 +82,8 @@ class Decoded:
 class Decoder:
     """Bytes -> picture, with the models of one preset.
 
-    lam_sketch: a codec file that is not bundled, where streams were written with one.
+    lam_sketch: a codec file that is not bundled, where streams were written with one. A lambda says at which rate
+        `sketch_codec` writes; every rate is read.
 
     Raises PresetError where the models cannot be had.
     """
@@ -90,9 +91,9 @@ class Decoder:
     def __init__(self, preset: Preset, device: str = "cpu", lam_sketch: float | str | None = None):
         from diffusion import load_generator
 
-        self.preset, self.device, self.lam_sketch = preset, device, lam_sketch
+        self.preset, self.device = preset, device
+        self.lam_sketch = preset.lam_sketch if lam_sketch is None else lam_sketch
         self.generator = load_generator(preset, device)
-        self._codecs = {}
 
     def decode(self, data: bytes, force: bool = False) -> Decoded:
         """Decode a stream and draw its one picture.
@@ -108,11 +109,11 @@ class Decoder:
 
     def conditions(self, stream: Stream, force: bool = False) -> tuple[tuple[int, ...], np.ndarray | None]:
         """Return the token ids and the sketch (H, W) uint8 or None that a stream holds; errors as `decode`."""
-        lam = self._matching_codec(stream, force)
+        self._check_writer(stream, force)
         prompt = self._ids(stream.text) if stream.text else ()
         if stream.sketch is None:
             return prompt, None
-        sketch = self.sketch_codec(lam).decompress(stream.sketch)
+        sketch = self.sketch_codec.decompress(stream.sketch)
         if sketch.shape != (stream.height, stream.width):
             raise DecodeError(
                 f"the sketch is {sketch.shape[1]}x{sketch.shape[0]} pixels, "
@@ -142,24 +143,21 @@ class Decoder:
         """Draw one picture (height, width, 3) uint8 for each prompt with its seed and its sketch, as one batch."""
         return self.generator.generate_each(prompts, seeds, height, width, sketches)
 
-    def sketch_codec(self, lam: float | str):
-        """Return the sketch codec of a rate (or file), loaded once."""
-        if lam not in self._codecs:
-            from models_ntc import load_sketch_codec
+    @cached_property
+    def sketch_codec(self):
+        """The sketch codec, loaded when the first sketch comes."""
+        from models_ntc import load_sketch_codec
 
-            self._codecs[lam] = load_sketch_codec(lam, self.device, self.preset.sketch_codec)
-        return self._codecs[lam]
+        return load_sketch_codec(self.lam_sketch, self.device, self.preset.sketch_codec)
 
-    def fingerprint(self, lam: float | str | None) -> int:
-        """Name this preset and its models in 16 bits: the preset's number, then 12 bits of a hash.
+    def fingerprint(self, sketch: bool) -> int:
+        """Name this preset and the models of its streams, with a sketch or without, in 16 bits.
 
-        lam: of the sketch codec, None for a stream without a sketch.
+        4 bits are the preset's number, 12 are of a hash.
         """
-        digest = hashlib.sha256(self._vocabulary_digest)
-        if lam is None:
-            digest.update(self.generator.identity())
-        else:
-            digest.update(self.generator.identity(sketch=True) + self.sketch_codec(lam).digest)
+        digest = hashlib.sha256(self._vocabulary_digest + self.generator.identity(sketch=sketch))
+        if sketch:
+            digest.update(self.sketch_codec.digest)
         return self.preset.number << 12 | int.from_bytes(digest.digest()[:2], "big") >> 4
 
     @cached_property
@@ -172,31 +170,20 @@ class Decoder:
             return self.tokenize(text_codec.decode_text(payload))[: self.generator.longest_prompt]
         return _ids_of(payload, self.generator.tokenizer)
 
-    def _matching_codec(self, stream: Stream, force: bool) -> float | str | None:
-        """Return the rate (or file) of the sketch codec that wrote the stream, None where it has no sketch."""
-        from models_ntc import bundled_lambdas
-
-        known = [None]
-        if stream.sketch is not None:
-            first = self.preset.lam_sketch if self.lam_sketch is None else self.lam_sketch
-            known = [first, *(lam for lam in bundled_lambdas(self.preset.sketch_codec) if lam != first)]
-        number = stream.fingerprint >> 12
-        if number == self.preset.number:
-            for lam in known:
-                if self.fingerprint(lam) == stream.fingerprint:
-                    return lam
-        if force:
-            return known[0]
+    def _check_writer(self, stream: Stream, force: bool) -> None:
+        """Raise DecodeError where other models wrote the stream, unless `force`."""
+        number, here = stream.fingerprint >> 12, self.fingerprint(stream.sketch is not None)
+        if force or here == stream.fingerprint:
+            return
         writer = preset_of(stream)
         if number != self.preset.number:
             raise DecodeError(
                 f"the file was written with preset {writer}, not {self.preset.name}: decode it with "
                 f"`--preset {writer}` (or `--force` to draw it with {self.preset.name} all the same)"
             )
-        here = ", ".join(f"{self.fingerprint(lam):04x}" for lam in known)
         raise DecodeError(
             f"the file was written with other weights of preset {writer} (fingerprint {stream.fingerprint:04x}, here "
-            f"{here}): use the version of the models that wrote it, name its sketch codec with "
+            f"{here:04x}): use the version of the models that wrote it, name its sketch codec with "
             "`--lam_sketch FILE`, or `--force` to draw it all the same"
         )
 
@@ -251,8 +238,7 @@ class Encoder:
         self._lpips = _load_lpips(device) if config.loss == "lpips" else None
         self.preset, self.config = preset, config
         self.candidates = config.candidates or preset.candidates
-        self.lam_sketch = (config.lam_sketch or preset.lam_sketch) if config.sketch else None
-        self.decoder = Decoder(preset, device, self.lam_sketch)
+        self.decoder = Decoder(preset, device, config.lam_sketch)
         self.clip = load_clip(preset.clip, device)
         self.captioner = None
         if config.prompt is None and config.prompt_from == "caption":
@@ -267,7 +253,7 @@ class Encoder:
                 f"preset {preset.name}: the vocabularies of the CLIP ({len(words)} words) and of the text-to-image "
                 f"model ({len(drawn)}) differ: name two models with the same tokenizer"
             )
-        self.fingerprint = self.decoder.fingerprint(self.lam_sketch)
+        self.fingerprint = self.decoder.fingerprint(config.sketch)
 
     def _search(self):
         """Return the settings of the prompt search."""
@@ -363,7 +349,7 @@ class Encoder:
         if not self.config.sketch:
             return _Sketch(None, None, None)
         sketch = self.annotator(image)
-        return _Sketch(sketch, *self.decoder.sketch_codec(self.lam_sketch).compress_and_draw(sketch))
+        return _Sketch(sketch, *self.decoder.sketch_codec.compress_and_draw(sketch))
 
     def _pack(self, image, source_size: tuple[int, int], wording: "_Wording", sketch: "_Sketch", chosen) -> Encoded:
         seed, scores = chosen

@@ -5,11 +5,13 @@ ours, the decoder's weights are whole multiples of 2^-WEIGHT_BITS and the encode
 
     {"config": JSON of {"model", "lambda", "metric", "sizes"}}.
 
-Payload of one sketch: height / 64 and width / 64, a byte each, then the number of `entropy.encode`.
+Payload of one sketch: height / 64 and width / 64, a nibble each, or 0 and a byte each where one is over 15;
+then the coder's own bytes, which end in the number of `entropy.encode`.
 """
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models_ntc import FOLDER, bundled_lambdas
-from models_ntc.cheng2020 import ChengCoder, SketchCheng2020, channels_of, unwrap
+from models_ntc import FOLDER
 from models_ntc.entropy import SketchError
 from models_ntc.sketch_hyperprior import (
     WEIGHT_BITS,
@@ -27,7 +28,9 @@ from models_ntc.sketch_hyperprior import (
     SketchHyperpriorCoder,
     SketchHyperpriorConfig,
 )
+from models_ntc.zoo import ARCHITECTURES, ZooCoder, recognise, unwrap, zoo_sizes
 
+ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
 MOST_BLOCKS = 4096  # 64x64 squares in one sketch: 16.8 megapixels
 
 
@@ -36,10 +39,11 @@ class SketchCodec:
 
     Attributes:
         name: file name without its ending. digest: sha256 of the weight file's contents, 32 bytes. config:
-        {"model", "lambda", "metric", "sizes"}; lambda and metric are None where the file does not say.
+        {"model", "lambda", "metric", "sizes"}; lambda is that of the sketches it writes (it reads those of all),
+        None, as the metric, where the file does not say.
     """
 
-    def __init__(self, coder: SketchHyperpriorCoder | ChengCoder, name: str, digest: bytes, config: dict) -> None:
+    def __init__(self, coder: SketchHyperpriorCoder | ZooCoder, name: str, digest: bytes, config: dict) -> None:
         self.coder, self.name, self.digest, self.config = coder, name, digest, config
 
     def compress(self, sketch: np.ndarray) -> bytes:
@@ -53,45 +57,58 @@ class SketchCodec:
 
     def decompress(self, payload: bytes) -> np.ndarray:
         """Sketch, uint8 (H, W), of a payload; SketchError when it is truncated, garbled or foreign."""
-        height, width = payload[:2] if len(payload) > 2 else (0, 0)
-        if not 0 < height * width <= MOST_BLOCKS:
-            raise SketchError(f"sketch payload of {len(payload)} bytes asks for {64 * height}x{64 * width} pixels")
-        return self.picture(self.coder.decode(payload[2:], (height, width)))
+        blocks, rest = split_blocks(payload)
+        return self.picture(self.coder.decode(rest, blocks))
 
     def encode(self, sketch: np.ndarray) -> tuple[bytes, Tensor]:
         """Payload of a sketch, and the latents that the decoder will have."""
-        blocks = self.blocks(sketch)
+        blocks = blocks_of(sketch)
         number, latents = self.coder.encode(torch.from_numpy(sketch.astype(np.float32) / 255)[None, None])
-        return bytes(blocks) + number, latents
-
-    def blocks(self, sketch: np.ndarray) -> tuple[int, int]:
-        """Rows and columns of 64x64 squares; ValueError for a picture that is no sketch of ours."""
-        if sketch.dtype != np.uint8 or sketch.ndim != 2:
-            raise ValueError(f"a sketch is uint8 (H, W), got {sketch.dtype} {sketch.shape}")
-        height, width = sketch.shape
-        rows, columns = height // 64, width // 64
-        fits = 0 < rows < 256 and 0 < columns < 256 and rows * columns <= MOST_BLOCKS
-        if height % 64 or width % 64 or not fits:
-            raise ValueError(f"a sketch has sides of 64 n pixels, {MOST_BLOCKS} squares at most, got {width}x{height}")
-        return rows, columns
+        return blocks_as_bytes(*blocks) + number, latents
 
     def picture(self, latents: Tensor) -> np.ndarray:
         """Sketch, uint8 (H, W), drawn from latents."""
         return self.coder.draw(latents)[0, 0].mul(255).round().to(torch.uint8).numpy()
 
 
+def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
+    """Rows and columns of 64x64 squares; ValueError for a picture that is no sketch of ours."""
+    if sketch.dtype != np.uint8 or sketch.ndim != 2:
+        raise ValueError(f"a sketch is uint8 (H, W), got {sketch.dtype} {sketch.shape}")
+    height, width = sketch.shape
+    rows, columns = height // 64, width // 64
+    fits = 0 < rows < 256 and 0 < columns < 256 and rows * columns <= MOST_BLOCKS
+    if height % 64 or width % 64 or not fits:
+        raise ValueError(f"a sketch has sides of 64 n pixels, {MOST_BLOCKS} squares at most, got {width}x{height}")
+    return rows, columns
+
+
+def blocks_as_bytes(rows: int, columns: int) -> bytes:
+    """How a payload begins."""
+    return bytes([rows << 4 | columns]) if max(rows, columns) <= 15 else bytes([0, rows, columns])
+
+
+def split_blocks(payload: bytes) -> tuple[tuple[int, int], bytes]:
+    """Rows and columns of 64x64 squares that a payload begins with, and the rest; SketchError where there are none."""
+    long = payload[:1] == b"\0"
+    rows, columns = payload[1:3] if long and len(payload) > 3 else divmod(payload[0] if payload else 0, 16)
+    if not 0 < rows * columns <= MOST_BLOCKS or (long and max(rows, columns) <= 15):
+        raise SketchError(f"sketch payload of {len(payload)} bytes asks for {64 * rows}x{64 * columns} pixels")
+    return (rows, columns), payload[3 if long else 1 :]
+
+
 def new_network(model: str, sizes: dict | None = None) -> nn.Module:
-    """Untrained network by name, "sketch" or "cheng2020-attn"; sizes as in a codec file."""
+    """Untrained network by name, "sketch" or one of zoo.ARCHITECTURES; sizes as in a codec file."""
     if model == "sketch":
         return SketchHyperprior(SketchHyperpriorConfig(**(sizes or {})))
-    if model == "cheng2020-attn":
-        return SketchCheng2020(**(sizes or {}))
-    raise ValueError(f"unknown model {model!r}: choose sketch or cheng2020-attn")
+    if model not in ARCHITECTURES:
+        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model](**(sizes or {}))
 
 
 def sizes_of(net: nn.Module) -> dict:
     """Arguments that make a network of the same shape."""
-    return vars(net.config) if isinstance(net, SketchHyperprior) else {"N": net.N}
+    return vars(net.config) if isinstance(net, SketchHyperprior) else zoo_sizes(net)
 
 
 def packed(net: nn.Module) -> dict[str, Tensor]:
@@ -102,7 +119,7 @@ def packed(net: nn.Module) -> dict[str, Tensor]:
             part = name.split(".")[0]
             if part in net.decoder_parts():
                 state[name] = numerators(value)
-            elif part in ("analysis", "hyper_analysis"):
+            elif part in ENCODER_PARTS:
                 state[name] = value.half()
     return state
 
@@ -120,7 +137,7 @@ def unpacked(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
             part = name.split(".")[0]
             if part in net.decoder_parts():
                 state[name] = value.float() / 2**WEIGHT_BITS
-            elif part in ("analysis", "hyper_analysis"):
+            elif part in ENCODER_PARTS:
                 state[name] = value.float()
     return state
 
@@ -134,17 +151,32 @@ def save_codec(net: nn.Module, path: Path, model: str, lmbda: float | None, metr
     temporary.replace(path)
 
 
-def codec_file(lam_or_file: float | str | Path, family: str) -> Path:
-    """Path of the codec that a lambda or a file name stands for; ValueError when there is none."""
-    if not isinstance(lam_or_file, (int, float)):
-        if not Path(lam_or_file).is_file():
-            raise ValueError(f"no sketch codec at {lam_or_file}")
-        return Path(lam_or_file)
-    path = FOLDER / f"{family}_lmbda{float(lam_or_file)}.safetensors"
+def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, float | None]:
+    """Path of the codec that a lambda, a file or FILE@LAMBDA stands for, and the lambda; ValueError for neither."""
+    if isinstance(lam_or_file, (int, float)):
+        return FOLDER / f"{family}.safetensors", float(lam_or_file)
+    path, lmbda = Path(lam_or_file), None
     if not path.is_file():
-        known = ", ".join(map(str, bundled_lambdas(family))) or "none"
-        raise ValueError(f"no {family} codec for lambda {lam_or_file}: there are {known}")
-    return path
+        name, _, number = str(lam_or_file).rpartition("@")
+        with suppress(ValueError):
+            path, lmbda = Path(name), float(number)
+    if not path.is_file():
+        raise ValueError(f"no sketch codec at {lam_or_file}")
+    return path, lmbda
+
+
+def codec_lambda(net: nn.Module, config: dict, lmbda: float | None) -> float | None:
+    """The lambda that a codec writes at: the one asked for, else the file's; ValueError where it has not that one."""
+    if not isinstance(net, SketchHyperprior):
+        if lmbda not in (None, config["lambda"]):
+            raise ValueError(f"lambda {lmbda:g}: the sketch codec has but the one it was trained with")
+        return config["lambda"]
+    low, high = net.config.lambda_range
+    if lmbda is None:
+        return (low * high) ** 0.5
+    if not low <= lmbda <= high:
+        raise ValueError(f"lambda {lmbda:g}: the sketch codec has {low:g} to {high:g}")
+    return lmbda
 
 
 def load_file(path: Path) -> tuple[nn.Module, dict]:
@@ -161,17 +193,19 @@ def load_file(path: Path) -> tuple[nn.Module, dict]:
 
 
 def load_compressai(path: Path) -> tuple[nn.Module, dict]:
-    """Network and config of a Cheng2020Attention checkpoint; coding tables are made if it has none."""
+    """Network and config of a checkpoint in CompressAI's keys; coding tables are made if it has none."""
     state = unwrap(torch.load(path, map_location="cpu", weights_only=True))
-    net = SketchCheng2020(channels_of(state))
+    model, sizes = recognise(state)
+    net = new_network(model, sizes)
     net.load_state_dict(state)
     net.update()
-    return net, {"model": "cheng2020-attn", "lambda": None, "metric": None, "sizes": {"N": net.N}}
+    return net, {"model": model, "lambda": None, "metric": None, "sizes": sizes}
 
 
 def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> SketchCodec:
     """Load a codec; see `models_ntc.load_sketch_codec`."""
-    path = codec_file(lam_or_file, family)
+    path, lmbda = codec_file(lam_or_file, family)
     net, config = load_file(path) if path.suffix == ".safetensors" else load_compressai(path)
-    coder = ChengCoder(net, device) if config["model"] == "cheng2020-attn" else SketchHyperpriorCoder(net)
+    config["lambda"] = lmbda = codec_lambda(net, config, lmbda)
+    coder = SketchHyperpriorCoder(net, lmbda) if isinstance(net, SketchHyperprior) else ZooCoder(net, device)
     return SketchCodec(coder, path.stem, hashlib.sha256(path.read_bytes()).digest(), config)

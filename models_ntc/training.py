@@ -36,7 +36,6 @@ from tqdm import tqdm
 from metrics import MS_SSIM_MIN_SIDE, edge_f1, ms_ssim
 from models_ntc.codec import SketchCodec, load_sketch_codec, new_network, save_codec
 from models_ntc.loss import rate_distortion
-from models_ntc.sketch_hyperprior import SketchHyperpriorConfig
 from models_ntc.zoo import ARCHITECTURES
 
 DENSITY_PACE = 10.0  # learning rate of the hyperlatents' density over the rest's: short trainings left it too wide
@@ -131,9 +130,7 @@ class CodecTraining(LightningModule):
         self.steps, self.seconds = 0, 0.0
         torch.manual_seed(args.seed)
         self.layout = torch.channels_last if args.model == "sketch" else torch.contiguous_format
-        # the sketch network takes its lambdas as of the version that has a range of them
-        self.variable = args.model == "sketch" and hasattr(SketchHyperpriorConfig, "lambda_range")
-        sizes = {"lambda_range": tuple(self.lambdas)} if self.variable else None
+        sizes = {"lambda_range": tuple(self.lambdas)} if args.model == "sketch" else None
         self.net = new_network(args.model, sizes).to(memory_format=self.layout)
         for model in self.net.modules():
             if isinstance(model, EntropyModel):
@@ -206,7 +203,7 @@ class CodecTraining(LightningModule):
     def code(self, sketches: Tensor, lmbda: Tensor) -> dict:
         """The network's output for sketches (N, 1, H, W) in 0..1 at lambdas (N,), see `rate_distortion`."""
         sketches = sketches.contiguous(memory_format=self.layout)
-        output = self.net(sketches, lmbda) if self.variable else self.net(sketches)
+        output = self.net(sketches, lmbda) if self.args.model == "sketch" else self.net(sketches)
         return {**output, "x_hat": output["x_hat"].float()}
 
     def training_step(self, sketches: Tensor, _: int) -> dict[str, Tensor]:

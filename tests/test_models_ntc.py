@@ -7,12 +7,12 @@ import pytest
 import torch
 from pytorch_msssim import ms_ssim as reference_ms_ssim
 
-from models_ntc import FOLDER, bundled_lambdas, load_sketch_codec
-from models_ntc.cheng2020 import SketchCheng2020
+from models_ntc import FOLDER, lambda_range, load_sketch_codec
 from models_ntc.codec import new_network, save_codec
 from models_ntc.entropy import SketchError, SymbolDecoder, Tables, check_byte, encode, whole
 from models_ntc.loss import ms_ssim
-from models_ntc.sketch_hyperprior import ACTIVATION_BITS, WEIGHT_BITS, Conv, exact_copy
+from models_ntc.sketch_hyperprior import ACTIVATION_BITS, RATES, WEIGHT_BITS, Conv, exact_copy, place_of
+from models_ntc.zoo import ARCHITECTURES
 
 SMALL = {"quarter": 8, "eighth": 12, "sixteenth": 16, "latent": 12, "groups": 2, "hyper_latent": 6, "hyper": 16}
 
@@ -33,8 +33,11 @@ def lively(net):
             if parameter.ndim == 4:
                 fan_in = parameter[0].numel()
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2.0 / fan_in) ** 0.5)
-        for part in (net.analysis, net.hyper_analysis):
+        for part in (net.to_latent, net.hyper_analysis):
             part[-1].weight.mul_(12)
+        net.log_gain.curve.weight[:, 1] = 0.7  # a higher lambda, larger latents
+        for table in (net.context_rate, net.inverse_gain, net.synthesis_rate):
+            table.curve.weight.add_(torch.randn(table.curve.weight.shape, generator=generator) / 8)
     return net
 
 
@@ -42,7 +45,7 @@ def lively(net):
 def codec_file(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("codec") / "small.safetensors"
-    save_codec(lively(new_network("sketch", SMALL)), path, "sketch", 1.0, "ms-ssim")
+    save_codec(lively(new_network("sketch", SMALL)), path, "sketch", None, "ms-ssim")
     return path
 
 
@@ -66,6 +69,35 @@ def test_decoded_sketch_is_the_encoders_own(codec):
         assert np.array_equal(decoded, drawn)
         assert len(payload) > 40, "the test network's symbols are all zero: it shows nothing"
         assert len(np.unique(decoded)) > 10
+
+
+def test_any_lambda_of_the_range_is_written_and_read_by_one_file(codec_file, codec):
+    sizes, low, high = [], *codec.coder.net.config.lambda_range
+    for lmbda in (low, 0.1, 0.7, high):
+        other = load_sketch_codec(f"{codec_file}@{lmbda}")
+        payload, drawn = other.compress_and_draw(strokes())
+        assert np.array_equal(codec.decompress(payload), drawn)
+        assert other.digest == codec.digest and other.config["lambda"] == lmbda
+        sizes.append(len(payload))
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert codec.config["lambda"] == pytest.approx((low * high) ** 0.5)
+    for lmbda in (low / 2, high * 2):
+        with pytest.raises(ValueError, match=r"the sketch codec has 0\.02 to 1"):
+            load_sketch_codec(f"{codec_file}@{lmbda}")
+
+
+def test_training_and_coding_place_a_rate_alike(codec):
+    net = codec.coder.net
+    low, high = net.config.lambda_range
+    for step in range(RATES):
+        lmbda = low * (high / low) ** (step / (RATES - 1))
+        assert net.rate_step(lmbda) == step
+        assert float(net.place(torch.tensor([lmbda]))) == pytest.approx(float(place_of(step)), abs=1e-5)
+
+
+def test_a_network_of_one_lambda_is_in_the_middle_of_its_scale():
+    net = new_network("sketch", SMALL | {"lambda_range": (1.0, 1.0)})
+    assert float(net.place(torch.tensor([1.0]))) == pytest.approx(float(place_of(net.rate_step(1.0))), abs=1 / RATES)
 
 
 def test_decoding_does_not_depend_on_threads_or_mkldnn(codec, threads):
@@ -104,15 +136,17 @@ def test_decoder_layers_equal_integer_arithmetic(codec):
 
 def test_weights_that_break_the_bound_are_refused():
     net = new_network("sketch", SMALL)
-    net.synthesis[0].weight.data.fill_(1e6)
+    net.synthesis[0].first.weight.data.fill_(1e6)
     with pytest.raises(ValueError, match=r"synthesis may reach .* more than 2\^53"):
         exact_copy(net)
 
 
-def test_latents_beyond_the_limit_are_clamped_before_the_layers(codec):
+def test_latents_beyond_the_limit_are_clamped_before_the_layers(codec, monkeypatch):
     z = np.full((1, SMALL["hyper_latent"], 1, 1), 5000)
-    latents = codec.coder.latents(z, lambda mean, indexes, *_: np.full(len(indexes), 9000))
-    assert float(latents.detach().abs().max()) == 64.0
+    monkeypatch.setattr(codec.coder.net, "unfold", lambda latents, t: latents)
+    with torch.no_grad():
+        latents = codec.coder.features(z, place_of(0), lambda mean, indexes, *_: np.full(len(indexes), 9000))
+    assert float(latents.abs().max()) == 64.0
 
 
 def test_flipped_bits_are_caught(codec):
@@ -135,7 +169,13 @@ def test_truncated_and_foreign_payloads_are_errors(codec):
     for length in range(len(payload)):
         with pytest.raises(SketchError):
             codec.decompress(payload[:length])
-    for data in (payload + b"\0", payload + b"\1", b"\xff\xff" + payload[2:], b"\0\0" + payload[2:]):
+    for data in (
+        payload + b"\0",
+        payload + b"\1",
+        payload[:1] + b"\x20" + payload[2:],
+        b"\0" + payload[1:],
+        b"\0\1\2" + payload[1:],
+    ):
         with pytest.raises(SketchError):
             codec.decompress(data)
 
@@ -144,14 +184,20 @@ def test_random_payloads_never_raise_anything_else(codec):
     generator = np.random.default_rng(0)
     for _ in range(100):
         size = int(generator.integers(0, 60))
-        data = bytes(generator.integers(1, 4, 2, np.uint8)) + generator.bytes(size)
+        data = bytes([0x11 * generator.integers(1, 4), generator.integers(0, RATES)]) + generator.bytes(size)
         with pytest.raises(SketchError):
             codec.decompress(data)
 
 
 def test_a_shape_beyond_the_limit_is_refused_before_decoding(codec):
     with pytest.raises(SketchError, match="16320x16320"):
-        codec.decompress(b"\xff\xff" + bytes(range(1, 200)))
+        codec.decompress(b"\0\xff\xff" + bytes(range(1, 200)))
+
+
+def test_large_sketches_say_their_size_in_three_bytes(codec):
+    sketch = strokes(64, 64 * 17)
+    payload, drawn = codec.compress_and_draw(sketch)
+    assert payload[:3] == b"\0\1\x11" and np.array_equal(codec.decompress(payload), drawn)
 
 
 @pytest.mark.parametrize("sketch", [np.zeros((60, 64), np.uint8), np.zeros((64, 64)), np.zeros((64, 64, 3), np.uint8)])
@@ -191,33 +237,35 @@ def test_a_codec_file_is_named_by_its_contents(codec_file, codec, tmp_path):
     copied = tmp_path / "other.safetensors"
     copied.write_bytes(codec_file.read_bytes())
     assert load_sketch_codec(copied).digest == codec.digest and len(codec.digest) == 32
-    assert codec.name == "small" and codec.config["lambda"] == 1.0
+    assert codec.name == "small" and codec.config["metric"] == "ms-ssim"
     assert codec.config["sizes"]["latent"] == SMALL["latent"]
 
 
 def test_unknown_lambdas_and_files_are_errors(tmp_path):
-    with pytest.raises(ValueError, match=r"no sketch codec for lambda 7\.5: there are"):
+    with pytest.raises(ValueError, match=r"lambda 7\.5: the sketch codec has"):
         load_sketch_codec(7.5)
-    with pytest.raises(ValueError, match="no sketch codec at"):
-        load_sketch_codec(tmp_path / "absent.safetensors")
+    for name in ("absent.safetensors", "absent.safetensors@1.0", "absent@high"):
+        with pytest.raises(ValueError, match=r"no sketch codec at .*absent"):
+            load_sketch_codec(tmp_path / name)
 
 
-@pytest.mark.parametrize("lam", bundled_lambdas())
-def test_bundled_codecs_keep_a_sketch(lam):
-    codec = load_sketch_codec(lam)
-    assert codec.config["lambda"] == lam
-    sketch = strokes(192, 256)
-    payload, drawn = codec.compress_and_draw(sketch)
-    assert np.array_equal(codec.decompress(payload), drawn)
-    assert len(payload) < 400
-    pair = [torch.from_numpy(s).float()[None, None] / 255 for s in (sketch, drawn)]
-    assert float(ms_ssim(*pair)) > 0.8
+def test_the_bundled_codec_keeps_a_sketch_at_every_rate():
+    sketch, sizes, likeness = strokes(192, 256), [], []
+    for lmbda in np.geomspace(*lambda_range(), 4):
+        codec = load_sketch_codec(float(lmbda))
+        payload, drawn = codec.compress_and_draw(sketch)
+        assert np.array_equal(codec.decompress(payload), drawn)
+        pair = [torch.from_numpy(s).float()[None, None] / 255 for s in (sketch, drawn)]
+        sizes.append(len(payload))
+        likeness.append(float(ms_ssim(*pair)))
+    assert sizes == sorted(sizes) and sizes[-1] < 400
+    assert likeness == sorted(likeness) and likeness[1] > 0.8
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_papers_checkpoints_load_and_round_trip(tmp_path, wrapped):
     torch.manual_seed(0)
-    net = SketchCheng2020(8)
+    net = ARCHITECTURES["cheng2020-attn"](N=8)
     with torch.no_grad():
         net.g_a[7].weight.mul_(60)
         net.h_a[-1].weight.mul_(60)
@@ -232,27 +280,13 @@ def test_the_papers_checkpoints_load_and_round_trip(tmp_path, wrapped):
     for garbled in (payload[:-3], payload[:20] + b"\7" + payload[21:]):
         with pytest.raises(SketchError):
             codec.decompress(garbled)
-
-
-def test_the_wavefront_sees_what_compressais_raster_order_sees(tmp_path):
-    """Latents rebuilt wave by wave equal those of CompressAI's own compress and decompress."""
-    torch.manual_seed(0)
-    net = SketchCheng2020(8).eval()
-    with torch.no_grad():
-        net.g_a[7].weight.mul_(60)
-    net.update()
-    x = torch.from_numpy(strokes()).float()[None, None] / 255
-    with torch.no_grad():
-        coded = net.compress(x)
-        expected = net.decompress(**{"strings": coded["strings"], "shape": coded["shape"]})["x_hat"]
-    torch.save(net.state_dict(), tmp_path / "paper.pth.tar")
-    _, drawn = load_sketch_codec(tmp_path / "paper.pth.tar").compress_and_draw(strokes())
-    assert abs(expected[0, 0].mul(255).round().numpy() - drawn).max() <= 1
+    with pytest.raises(ValueError, match="the sketch codec has but the one"):
+        load_sketch_codec(f"{path}@0.5")
 
 
 def test_another_networks_checkpoint_is_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="not a one-channel Cheng2020Attention"):
+    with pytest.raises(ValueError, match="not a one-channel network"):
         load_sketch_codec(tmp_path / "other.pt")
 
 

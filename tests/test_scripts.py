@@ -203,7 +203,7 @@ def one_line(error: str) -> bool:
         (["--N", "0"], 2, "whole number"),
         (["--loss", "taste"], 2, "invalid choice"),
         (["--data_root", "/nowhere"], 2, "/nowhere"),
-        (["--lam_sketch", "0.75"], 2, "lambda 0.75"),
+        (["--lam_sketch", "75"], 2, "lambda 75"),
         (["--lam_sketch", "no/such.file"], 2, "no/such.file"),
         (["--device", "cuda:99"], 2, "cuda:99"),
         (["--prompt", "a barn", "--prompt_from", "caption"], 2, "not allowed with"),

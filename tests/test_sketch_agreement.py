@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from bitstream import BitstreamError, Stream, pack, unpack
-from models_ntc import FOLDER, bundled_lambdas, load_sketch_codec
-from models_ntc.cheng2020 import SketchCheng2020
+from models_ntc import FOLDER, load_sketch_codec
 from models_ntc.entropy import SketchError
+from models_ntc.zoo import ARCHITECTURES
 
 SETTINGS = list(product((1, 2, 4), (True, False)))  # torch's threads, mkldnn
 # Levels between two drawings of one payload: what both ends code is exact, but the paper's network draws in float32.
@@ -42,12 +42,12 @@ def sha256(data):
 def sources(tmp_path_factory):
     """What names each codec to the door."""
     torch.manual_seed(0)
-    net = SketchCheng2020(8)
+    net = ARCHITECTURES["cheng2020-attn"](N=8)
     with torch.no_grad():
         net.g_a[7].weight.mul_(60)  # symbols of several sizes
     path = tmp_path_factory.mktemp("codecs") / "cheng.pt"
     torch.save(net.state_dict(), path)
-    return {"bundled": bundled_lambdas()[0], "cheng": path}
+    return {"bundled": 0.2, "cheng": path}
 
 
 @pytest.fixture(scope="module", params=["bundled", "cheng"])

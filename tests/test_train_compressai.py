@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models_ntc import FOLDER, codec, load_sketch_codec, training
+from models_ntc import FOLDER, load_sketch_codec, training
 from models_ntc.codec import load_file
 from models_ntc.loss import ms_ssim, rate_distortion
 from models_ntc.zoo import ARCHITECTURES
@@ -17,7 +17,6 @@ from train_compressai import ZOO, main
 
 SIDE = 192  # the smallest patch that MS-SSIM takes
 SMALL = {"quarter": 8, "eighth": 12, "sixteenth": 16, "latent": 12, "groups": 2, "hyper_latent": 6, "hyper": 16}
-VARIABLE = pytest.mark.skipif(not hasattr(codec, "ZooCoder"), reason="models_ntc.codec does not know the zoo yet")
 BATCHES = 3  # in an epoch of `sketches`
 
 
@@ -161,7 +160,6 @@ def test_the_codec_is_the_best_by_test_loss(sketches, tmp_path, monkeypatch):
     assert torch.equal(net.analysis[1].weight, weight.half().float())
 
 
-@VARIABLE
 def test_a_range_of_lambdas_trains_one_codec_of_many_rates(sketches, tmp_path, losses, capsys):
     assert train(sketches, tmp_path, "-e", "2", "--lambda_range", "0.1", "1.6") == 0
     drawn = [lmbda for row in losses[0] for lmbda in row[3]]
@@ -190,7 +188,6 @@ def test_a_checkpoint_of_another_lambda_gives_its_weights_only(sketches, tmp_pat
     assert not (tmp_path / "b" / "pictures").exists()
 
 
-@VARIABLE
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_every_architecture_of_the_zoo_trains_and_codes(sketches, tmp_path, capsys, model):
     assert train(sketches, tmp_path, "-m", model, "-e", "1") == 0
@@ -269,7 +266,6 @@ def test_wrong_usage_is_status_2_and_says_why(sketches, tmp_path, capsys, flags,
     assert message in capsys.readouterr().err
 
 
-@VARIABLE
 def test_compressais_own_flags_are_understood(sketches, tmp_path):
     line = f"-m mbt2018-mean -d {sketches} -e 1 -lr 1e-4 -n 0 --lambda 1e-2 --batch-size 2 --test-batch-size 2"
     more = f"--aux-learning-rate 1e-3 --patch-size {SIDE} 256 --save --seed 1926 --clip_max_norm 0 --out {tmp_path}"

@@ -26,6 +26,7 @@ from tiny.facts import colour_grid, describe
 
 CLEAN_SHARE = 0.2  # of the sketches in training
 CHUNK = 64  # photographs between two writes
+DECODED_RATES = 6  # lambdas of the decoded sketches, over the whole range of the bundled codec
 
 
 class Conditions:
@@ -87,12 +88,12 @@ def _start_sketches(photos: Path) -> None:
 def _start_decoded(photos: Path, folder: Path) -> None:
     import torch
 
-    from models_ntc import bundled_lambdas, load_sketch_codec
+    from models_ntc import lambda_range, load_sketch_codec
 
     torch.set_num_threads(1)
     global _work
     conditions = Conditions(folder, Photos(photos))
-    codecs = [load_sketch_codec(lam) for lam in bundled_lambdas()]
+    codecs = [load_sketch_codec(float(lmbda)) for lmbda in np.geomspace(*lambda_range(), DECODED_RATES)]
 
     def _work(i: int) -> np.ndarray:
         sketch = conditions.plane(conditions.clean, i)
