@@ -1,0 +1,138 @@
+"""Kill a run at random moments, resume it, and compare all it wrote with an unbroken run.
+
+    python tests/long/kills.py --data_root KODAK --kills 50        # an hour or two
+    python tests/long/kills.py --limit 2 --kills 3 --seconds 5
+
+Both runs are eval_PICS.py at preset `tiny` in their cheapest form, as processes of their own; SIGKILL gives them no
+time to tidy up. After each kill, every file under a final name must be whole. --seconds is the longest time between
+the first sign of work and the kill. Progress goes to stderr; the last line on stdout is JSON; exit status 1 where a
+file was torn or differs.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHEAP = ("--N", "1", "--prompt_steps", "2", "--batch_size", "1")
+TIMED = ("made.json", "index.html")  # say when and where a run was made
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", type=Path, help="photographs (default: those inside scikit-image and -learn)")
+    parser.add_argument("--limit", type=int, default=24, help="photographs, at most")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    return parser.parse_args(argv)
+
+
+def photographs(data_root: Path | None, limit: int, folder: Path) -> Path:
+    """Copy the first photographs to `folder`, which is returned."""
+    from dataloaders import load_samples
+
+    folder.mkdir()
+    samples = load_samples(data_root, None, 256)
+    for path in samples.paths[:limit]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def begin(photos: Path, output: Path) -> subprocess.Popen:
+    """Start the run, or go on with it."""
+    command = [sys.executable, "eval_PICS.py", "--data_root", str(photos), "--output", str(output), *CHEAP]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill(photos: Path, output: Path, moment: float) -> bool:
+    """Start, wait for the first change in the output, kill `moment` seconds later; False where the run was faster."""
+    before = state(output)
+    run = begin(photos, output)
+    while run.poll() is None and state(output) == before:
+        time.sleep(0.02)
+    try:
+        run.wait(moment)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.wait()
+        return True
+    return False
+
+
+def state(output: Path) -> dict[str, int]:
+    """Return name -> time of change of what is in the output."""
+    return {str(path): path.stat().st_mtime_ns for path in output.rglob("*") if not path.name.startswith(".")}
+
+
+def torn(output: Path) -> list[str]:
+    """Return the files under final names that are not whole."""
+    return [path.name for path in sorted(output.rglob("*")) if path.is_file() and not is_whole(path)]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file can be read to its end; hidden files are work in progress."""
+    import yaml
+    from PIL import Image
+
+    import bitstream
+
+    readers = {".pics": bitstream.unpack, ".json": json.loads, ".yaml": yaml.safe_load}
+    if path.name.startswith("."):
+        return True
+    try:
+        if path.suffix in (".png", ".jpg"):
+            Image.open(path).load()
+        else:
+            data = path.read_bytes()
+            return len(data) > 0 and readers.get(path.suffix, len)(data) is not None
+    except (ValueError, OSError, SyntaxError, yaml.YAMLError):
+        return False
+    return True
+
+
+def differing(a: Path, b: Path) -> list[str]:
+    """Return the names of the files that two runs do not share byte for byte."""
+    contents = [{path.name: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} for run in (a, b)]
+    names = sorted({*contents[0], *contents[1]} - {*TIMED})
+    return [name for name in names if contents[0].get(name) != contents[1].get(name)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Kill, resume, compare, and return the exit status."""
+    args = parse_args(argv)
+    sys.path.insert(0, str(ROOT))
+    rng, killed, broken = random.Random(args.seed), 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        photos = photographs(args.data_root, args.limit, Path(folder) / "photographs")
+        unbroken, output = Path(folder) / "unbroken", Path(folder) / "killed"
+        began = time.monotonic()
+        status = begin(photos, unbroken).wait()
+        print(f"unbroken: status {status}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+        output.mkdir()
+        for number in range(args.kills):
+            if not kill(photos, output, rng.uniform(0, args.seconds)):
+                break
+            killed += 1
+            broken += torn(output)
+            done = len(list(output.rglob("*_caption.yaml")))
+            print(f"kill {number + 1}: {done} photographs done, torn {broken}", file=sys.stderr)
+        resumed = begin(photos, output).wait()
+        different = differing(unbroken, output)
+        left = [path.name for path in output.rglob(".*.tmp")]
+        done = len(list(output.rglob("*.pics")))
+    result = {"photographs": done, "kills": killed, "status": [status, resumed], "torn": broken}
+    result |= {"differing": different, "temporary_files_left": len(left)}
+    print(json.dumps(result))
+    return 1 if broken or different or status or resumed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
