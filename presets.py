@@ -160,14 +160,15 @@ def get_preset(name_or_folder: str | Path) -> Preset:
 
 
 def from_mirrors(
-    load: Callable[[str, str | None], Model], sources: Sequence[str], what: str, preset: str = ""
+    load: Callable[[str, str | None], Model], sources: Sequence[str], what: str, preset: str = "", cure: str = ""
 ) -> Model:
     """The first of `sources` that `load(source, revision)` can load, tried in order.
 
     A source that exists as a path, or looks like one, is loaded from there; any other is a hub id.
     `load` reports a source that cannot be had by OSError, ValueError, ImportError, or an error of the
     libraries that download and read weights; every other error passes through. `what` names the
-    model in the message ("text-to-image model"), `preset` the row it belongs to.
+    model in the message ("text-to-image model"), `preset` the row it belongs to, `cure` what to do where the
+    preset's own advice does not fit.
 
     Raises PresetError, a line for each source with its reason, and what to do.
     """
@@ -186,19 +187,23 @@ def from_mirrors(
         except _load_errors() as error:
             prefix = "the hub cannot be reached; its cache: " if unreachable else ""
             reasons.append(f"{source}: {prefix}{_first_line(error)}")
-    raise PresetError(_nothing_loaded(what, preset, reasons))
+    raise PresetError(_nothing_loaded(what, reasons, cure or _cure(preset), preset))
 
 
-def _nothing_loaded(what: str, preset: str, reasons: Sequence[str]) -> str:
-    owner = f"preset {preset}: " if preset else ""
+def _cure(preset: str) -> str:
+    """What to do where a preset's models cannot be had."""
+    if preset == "tiny":
+        return "These models come with the repository: restore its folder tiny/bundle."
     base = preset if preset in PRESETS else "sd21"
-    cure = (
+    return (
         "`--preset tiny` runs offline. For weights on this machine put "
-        f'{{"base": "{base}", "generator": "/path", "controlnet": "/path", "clip": "/path"}} '
+        f'{{"base": "{base}", "generator": "/path", "controlnet": "/path", "clip": "/path", "captioner": "/path"}} '
         "(leave out what does not differ) into FOLDER/preset.json and pass `--preset FOLDER`."
     )
-    if preset == "tiny":
-        cure = "These models come with the repository: restore its folder tiny/bundle."
+
+
+def _nothing_loaded(what: str, reasons: Sequence[str], cure: str, preset: str) -> str:
+    owner = f"preset {preset}: " if preset else ""
     tried = [f"  {reason}" for reason in reasons]
     return "\n".join([f"{owner}{what} could not be loaded; tried", *tried, cure])
 

@@ -92,11 +92,8 @@ def load_annotator(name: str, device: str = "cpu") -> Annotator:
     def load(source: str, revision: str | None) -> Annotator:
         return row.load(Weights(source, revision, row.file), device)
 
-    try:
-        return from_mirrors(load, [own] if own else row.sources, f"annotator {kind}")
-    except PresetError as error:
-        advice = f"annotator {kind}: {row.origin}; weights on this machine are named {kind}:PATH"
-        raise PresetError(f"{error}\n{advice}") from None
+    cure = f"annotator {kind}: {row.origin}; weights on this machine are named {kind}:PATH"
+    return from_mirrors(load, [own] if own else row.sources, f"annotator {kind}", cure=cure)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ set -euo pipefail
 photographs=$(realpath -- "$1") lambda=${2:-1.0} epochs=${3:-50}
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-out=${OUT:-runs/sketch_lmbda$lambda} sketches=${OUT:-runs}/sketches
+out=${OUT:-runs/sketch_lmbda$lambda} sketches=${OUT:-runs}/sketches_$(basename -- "$photographs")
 
 "$python" generate_sketches.py --data_root "$photographs" --out "$sketches" --sketch_type "${SKETCH_TYPE:-hed-tiny}"
 resume=()

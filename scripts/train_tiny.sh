@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train every bundled model from photographs: edges, sketch codec, tokenizer and CLIP, decoder, UNet and ControlNet.
+# Train every bundled model from photographs: edges, sketch codec, tokenizer and CLIP, text, decoder, UNet and ControlNet.
 #
 #     bash scripts/train_tiny.sh DATA
 #
@@ -15,13 +15,12 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 "$python" -m tiny.train_edges --data "$data/bsds500" --seconds "${EDGES:-840}"
 [ -e runs/tiny/photos/index.json ] || "$python" -m tiny.data --source "$data"
 "$python" -m tiny.train_clip --captions "$data/captions.txt.gz" --seconds "${CLIP:-1460}"
+"$python" -m tiny.train_text --captions "$data/captions.txt.gz"
 "$python" -m tiny.conditions sketches
 "$python" -m tiny.conditions export --sketches runs/tiny/sketches
-for lambda in 1.0 0.5 0.2; do
-    "$python" train_compressai.py -d runs/tiny/sketches --lambda "$lambda" --dist_metric ms-ssim \
-        -e 1000 --max_seconds "${SKETCH:-900}" --out "runs/tiny/sketch_lmbda$lambda"
-    cp "runs/tiny/sketch_lmbda$lambda/sketch_lmbda$lambda.safetensors" models_ntc/
-done
+"$python" train_compressai.py -d runs/tiny/sketches --lambda_range 0.02 1 --dist_metric ms-ssim \
+    -e 1000 --max_seconds "${SKETCH:-7200}" --out runs/tiny/sketch
+cp runs/tiny/sketch/sketch_lmbda0.02-1.0.safetensors models_ntc/sketch.safetensors
 "$python" -m tiny.conditions decoded
 "$python" -m tiny.conditions prompts --steps 60
 "$python" -m tiny.train_decoder --seconds "${DECODER:-2700}"
