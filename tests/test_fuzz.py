@@ -37,14 +37,13 @@ def corpus(decoder):
 
 @pytest.fixture(scope="module")
 def sketch_codec(decoder):
-    return decoder.sketch_codec(decoder.preset.lam_sketch)
+    return decoder.sketch_codec
 
 
 def flops(work):
     """Multiplications and additions of torch's, which time and memory follow; whether it ends in an error or not."""
-    with FlopCounterMode(display=False) as counter:
-        with contextlib.suppress(*ERRORS):
-            work()
+    with FlopCounterMode(display=False) as counter, contextlib.suppress(*ERRORS):
+        work()
     return counter.get_total_flops()
 
 

@@ -38,8 +38,9 @@ def load(preset: str):
     import atheris
 
     with atheris.instrument_imports(include=["bitstream", "text_codec", "models_ntc", "codec"]):
-        from codec import Decoder
         from fuzz import streams
+
+        from codec import Decoder
     import torch
 
     from presets import get_preset

@@ -45,7 +45,7 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     texts = [text_codec.encode(some, words) for some in (ids, sorted(ids), ids[:1], [])]
     texts += [text_codec.encode(some, words, subset) for some in (subset[:16], sorted(subset[:16]))]
     texts += map(text_codec.encode_text, PROMPTS)
-    codec = decoder.sketch_codec(decoder.preset.lam_sketch)
+    codec = decoder.sketch_codec
     sketches = [(size, codec.compress(rings(*size, count))) for size in SIZES for count in (0, 3)]
     streams = [stream(decoder, (64, 64), text, None, seed) for seed, text in enumerate(texts)]
     streams += [stream(decoder, size, None, sketch, 14) for size, sketch in sketches]
@@ -55,8 +55,7 @@ def well_formed(decoder: Decoder) -> list[bytes]:
 
 def stream(decoder: Decoder, size: tuple[int, int], text: bytes | None, sketch: bytes | None, seed: int) -> Stream:
     """A stream of the decoder's own models."""
-    fingerprint = decoder.fingerprint(None if sketch is None else decoder.preset.lam_sketch)
-    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch)
+    return Stream(decoder.fingerprint(sketch is not None), 1000, 700, size[1], size[0], seed, text, sketch)
 
 
 def rings(height: int, width: int, count: int) -> np.ndarray:
