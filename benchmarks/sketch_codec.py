@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from statistics import fmean, median
 import numpy as np
 
 PAPER_CHANNELS = 192  # N of the authors' networks
+OURS_POINTS = 6  # lambdas compared, unless --lambdas names others
 MULTIPLE = 64  # sides of a sketch, pixels
 SMALLEST_SIDE = 192  # MS-SSIM needs 161
 OURS, PAPER, CLASSICAL = "ours", "paper", "best classical"
@@ -71,7 +73,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--annotator", default="hed-tiny", help="what draws the sketches (default: %(default)s)")
     add("--short_side", type=int, default=512, help="of the photographs, pixels (default: %(default)s)")
     add("--limit", type=int, help="use the first so many pictures")
-    add("--lambdas", nargs="+", metavar="LAMBDA|FILE", help="ours: rates or codec files (default: the bundled)")
+    add("--lambdas", nargs="+", metavar="LAMBDA|FILE", help="ours (default: six over the bundled codec's range)")
     add("--paper", nargs="+", default=[], metavar="FILE", help="trained Cheng2020Attention codecs (.safetensors, .pt)")
     add("--threads", type=int, help="torch's threads in the comparison of speeds (default: torch's own)")
     add("--timing_sketches", type=int, default=2, help="in the comparison of speeds (default: %(default)s)")
@@ -225,7 +227,7 @@ def all_settings(lambdas: Sequence[float | str], papers: Sequence[str]) -> list[
     settings = []
     for family, source in learned:
         codec = load_sketch_codec(source)
-        label = f"lambda {source}" if isinstance(source, float) else Path(source).stem
+        label = f"lambda {source}" if isinstance(source, float) else str(source)
         settings.append(Setting(family, label, codec.compress, codec.decompress))
     return settings + classical_settings()
 
@@ -414,17 +416,14 @@ def summary_of_rates(means: list[dict]) -> dict:
 
 
 def random_paper(folder: str) -> Path:
-    """File of the paper's network with random weights, latents large enough that symbols differ from 0."""
+    """File of the paper's network with random weights; as in a trained one, most symbols of a sketch are 0."""
     import torch
 
-    from models_ntc.cheng2020 import SketchCheng2020
+    from models_ntc.codec import new_network
 
     torch.manual_seed(0)
-    net = SketchCheng2020(PAPER_CHANNELS)
-    with torch.no_grad():
-        net.g_a[7].weight.mul_(60)
     path = Path(folder, "random.pt")
-    torch.save(net.state_dict(), path)
+    torch.save(new_network("cheng2020-attn", {"N": PAPER_CHANNELS}).state_dict(), path)
     return path
 
 
@@ -468,23 +467,32 @@ def same_symbols(net, compressai: tuple, wavefront: tuple, sketch: np.ndarray) -
     }
 
 
-def time_in_turns(ways: dict[str, tuple], sketches: list[np.ndarray], repeats: int) -> dict[str, dict]:
-    """Median seconds to encode and decode a sketch, all ways in turns, after a warm-up on a corner of one."""
+def time_in_turns(ways: dict[str, tuple], net, sketches: list[np.ndarray], repeats: int) -> dict[str, dict]:
+    """Median seconds of each way, all in turns, after a warm-up on a corner of a sketch.
+
+    Returns:
+        {way: {"encode", "decode", and for the ways of `net` "symbols": decoding until its synthesis begins}}.
+    """
     from tqdm import tqdm
 
+    drawing: list[float] = []
+    hook = net.g_s.register_forward_pre_hook(lambda *_: drawing.append(time.perf_counter()))
     for encode, decode in ways.values():
         decode(encode(sketches[0][:128, :192]))
-    seconds = {name: ([], []) for name in ways}
+    seconds = {name: defaultdict(list) for name in ways}
     turns = [(sketch, name) for _ in range(repeats) for sketch in sketches for name in ways]
     for sketch, name in tqdm(turns, desc="speed", file=sys.stderr):
         encode, decode = ways[name]
+        drawing.clear()
         started = time.perf_counter()
         data = encode(sketch)
         encoded = time.perf_counter()
         decode(data)
-        seconds[name][0].append(encoded - started)
-        seconds[name][1].append(time.perf_counter() - encoded)
-    return {name: {"encode": median(e), "decode": median(d)} for name, (e, d) in seconds.items()}
+        seconds[name]["decode"].append(time.perf_counter() - encoded)
+        seconds[name]["encode"].append(encoded - started)
+        seconds[name]["symbols"] += [began - encoded for began in drawing]
+    hook.remove()
+    return {name: {step: median(s) for step, s in steps.items() if s} for name, steps in seconds.items()}
 
 
 def speed(lambdas: Sequence[float | str], paper: str | None, sketches: list[np.ndarray], args) -> dict:
@@ -501,16 +509,17 @@ def speed(lambdas: Sequence[float | str], paper: str | None, sketches: list[np.n
     ours = {f"ours {lam}": load_sketch_codec(lam) for lam in lambdas}
     ways = {name: (codec.compress, codec.decompress) for name, codec in ours.items()}
     ways |= {"paper in CompressAI": compressai, "paper in wavefront order": wavefront}
-    seconds = time_in_turns(ways, sketches, args.repeats)
+    seconds = time_in_turns(ways, net, sketches, args.repeats)
     slow, wave = seconds["paper in CompressAI"], seconds["paper in wavefront order"]
-    own = median(sum(seconds[name].values()) for name in ours)
+    own = median(seconds[name]["encode"] + seconds[name]["decode"] for name in ours)
     return {
         "threads": torch.get_num_threads(),
         "size": "x".join(map(str, sketches[0].shape[::-1])),
         "weights": Path(paper).name if paper else f"random, N={PAPER_CHANNELS}",
         "seconds": seconds,
-        "compressai_over_ours": sum(slow.values()) / own,
+        "compressai_over_ours": (slow["encode"] + slow["decode"]) / own,
         "compressai_over_wavefront_decode": slow["decode"] / wave["decode"],
+        "compressai_over_wavefront_symbols": slow["symbols"] / wave["symbols"],
         **same_symbols(net, compressai, wavefront, sketches[0][:256, :384]),  # a part: CompressAI is slow
     }
 
@@ -525,7 +534,7 @@ def table(means: list[dict]) -> str:
     for row in means:
         mark = "*" if (row["bpp"], row["ms_ssim"]) in curves[row["family"]] else " "
         lines.append(
-            f"{mark} {row['family']:14} {row['setting'][:16]:16} {row['bytes']:7.0f}  {row['bpp']:.4f}   "
+            f"{mark} {row['family']:14} {row['setting'][-16:]:16} {row['bytes']:7.0f}  {row['bpp']:.4f}   "
             f"{row['ms_ssim']:.4f} {row['edge_f1']:.3f}  {row['edge_precision']:.3f}  {row['edge_recall']:.3f}  "
             f"{row['encode_seconds']:6.2f} {row['decode_seconds']:6.2f}"
         )
@@ -549,16 +558,17 @@ def draw(means: list[dict], path: Path) -> None:
             axes.scatter(*zip(*points, strict=True), s=8, color=line[0].get_color(), alpha=0.4)
         axes.set(xscale="log", xlabel="bits per pixel (whole files)", ylabel=title)
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
-        axes.grid(which="both", alpha=0.2)
+        axes.minorticks_off()
+        axes.grid(alpha=0.2)
     axes.legend()
     figure.savefig(path, dpi=110)
 
 
 def default_lambdas() -> list[float]:
-    """Lambdas that the room offers."""
-    from models_ntc import bundled_lambdas
+    """OURS_POINTS lambdas, geometric, over the range of the bundled codec."""
+    from models_ntc import lambda_range
 
-    return bundled_lambdas()
+    return [float(f"{lam:.3g}") for lam in np.geomspace(*lambda_range(), OURS_POINTS)]
 
 
 def number_or_file(text: str) -> float | str:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks import sketch_codec as bench
-from models_ntc import bundled_lambdas
-from models_ntc.cheng2020 import SketchCheng2020
+from models_ntc import lambda_range
+from models_ntc.codec import new_network
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,7 +83,7 @@ def test_bilevel_files_hold_the_map_cut_at_a_half():
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
     torch.manual_seed(0)
-    net = SketchCheng2020(8)
+    net = new_network("cheng2020-attn", {"N": 8})
     with torch.no_grad():
         net.g_a[7].weight.mul_(60)
     path = tmp_path_factory.mktemp("paper") / "paper.pt"
@@ -100,7 +100,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_run_and_a_second_one_that_finds_it_done(paper, folder, tmp_path, capsys, monkeypatch):
-    lambdas = [str(lam) for lam in bundled_lambdas()[:2]]
+    lambdas = [str(lam) for lam in lambda_range()]
     arguments = ["--sketches", str(folder), "--lambdas", *lambdas, "--paper", str(paper)]
     arguments += ["--repeats", "1", "--timing_sketches", "1", "--threads", "1", "--out", str(tmp_path)]
     before = torch.get_num_threads()
