@@ -44,7 +44,7 @@ def sources(tmp_path_factory):
     torch.manual_seed(0)
     net = ARCHITECTURES["cheng2020-attn"](N=8)
     with torch.no_grad():
-        net.g_a[7].weight.mul_(60)  # symbols of several sizes
+        net.g_a[7].weight.mul_(10)  # symbols of several sizes
     path = tmp_path_factory.mktemp("codecs") / "cheng.pt"
     torch.save(net.state_dict(), path)
     return {"bundled": 0.2, "cheng": path}
