@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import random
+import signal
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -178,3 +181,34 @@ def test_a_folder_of_mutants(decoder, corpus, tmp_path, monkeypatch, capsys):
     pictures = list((tmp_path / "pictures").iterdir())
     assert all(line.startswith("failed: ") for line in lines)
     assert len(lines) + len(pictures) == 43 and {"whole0.png", "whole1.png"} <= {path.name for path in pictures}
+
+
+@pytest.mark.xfail(strict=True, reason="pics.py reads a file to its end before it looks at its length")
+def test_a_large_file_is_not_read_to_its_end(tmp_path, capsys):
+    with (tmp_path / "large.pics").open("wb") as file:
+        file.truncate(2**25)
+    tracemalloc.start()
+    large = str(tmp_path / "large.pics")
+    statuses = [pics.main(arguments) for arguments in (["info", large], ["decode", large, str(tmp_path / "out.png")])]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert statuses == [1, 1] and peak < 2**24 and "not a .pics file" in capsys.readouterr().err
+
+
+class WaitedError(Exception):
+    """Reading did not end."""
+
+
+@pytest.mark.xfail(strict=True, raises=WaitedError, reason="pics.py waits for ever on a pipe in a folder of files")
+def test_a_pipe_does_not_hang(tmp_path, capsys):
+    def give_up(*_):
+        raise WaitedError
+
+    os.mkfifo(tmp_path / "pipe.pics")
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        assert pics.main(["decode", str(tmp_path), str(tmp_path / "out")]) == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert "pipe.pics: not a file" in capsys.readouterr().err

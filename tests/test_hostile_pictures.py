@@ -450,7 +450,7 @@ def table() -> str:
                         seen = f"read as `{sample.name[:24]}`, {sample.source_width} x {sample.source_height}"
                     except ImageError as error:
                         reason = str(error).removeprefix(f"{pictures}/").partition(": ")[2] or str(error)
-                        seen = f"failed: {reason}"
+                        seen = f"failed: {reason}".replace(f"{pictures}/", "")
                 rows.append(f"| {kind.what} | {seen} |")
     return "\n".join(rows)
 
