@@ -1,36 +1,64 @@
 """The loop that eval_PIC.py and eval_PICS.py share: every photograph of a folder -> files, pictures, results.
 
     python eval_PICS.py --data_root PHOTOS
+    accelerate launch --multi_gpu --num_processes 4 eval_PICS.py --data_root PHOTOS     # see docs/scaling.md
 
 For each photograph, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
 
     <name>.pics               the file; its length is the rate
+    <name>_original.png       the photograph at the coded size
     <name>_recon.png          what was drawn from the file
     <name>_sketch.png         the sketch, and
     <name>_sketch_recon.png   the sketch that the file holds (PICS)
-    <name>_caption.yaml       prompt, seed, bytes and bpp of each layer, metrics
+    <name>_caption.yaml       prompt, seed, bytes and bpp of each layer, metrics, baselines, seconds, memory
+    <name>_failed.txt         in place of all these: why the photograph could not be done
 
-and for the run results.csv, summary.json and overview.jpg. A photograph whose caption is there is not done again.
+and for the run results.csv, results.jsonl, baselines.csv, summary.json, overview.jpg and index.html. Every file is
+written whole or not at all, the caption last: a photograph that has one is not done again, and a run that was killed
+ends, started again, with the results that it would have had. Two runs differ in `seconds` and `memory` alone:
+
+    seconds_<stage>           prompt (search), sketch (annotator), candidates (drawing and choosing), coding (sketch
+                              codec and file), decoding (the file, drawn once more), metrics, baselines; what
+                              photographs of a batch share is divided equally
+    memory_process            most bytes resident in this process since its batch began (Linux)
+    memory_gpu                most bytes of tensors on the GPU since then
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import yaml
 
 import bitstream
 from codec import LOSSES, PROMPTS_FROM, Encoder, EncoderConfig
-from dataloaders import DATASETS, ImageError, Sample, Samples, load_samples
+from dataloaders import DATASETS, ImageError, Sample, Samples, load_image, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
-from report import png, write, write_report
+from report import append_results, png, read_captions, read_json, write, write_report
+
+if TYPE_CHECKING:
+    from baselines import Codec
+    from metrics import MetricSet, SetValue
 
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 OUTPUT = Path(__file__).parent / "recon_examples"
-PICTURES = ("_recon.png", "_sketch.png", "_sketch_recon.png")
+PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png")
+CAPTION, FAILED = "_caption.yaml", "_failed.txt"
+FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)  # of one photograph; a full disk is none of these
+WATCH_S = 0.5  # seconds between two looks at what the other processes have done
+LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -40,7 +68,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     flags.add_argument("--dataset", choices=sorted(DATASETS), help="a known layout below --data_root")
     flags.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     add_encoding_flags(flags)
-    flags.add_argument("--batch_size", type=positive, default=8, help="photographs that share a prompt search")
+    flags.add_argument("--metrics", type=metric_names, default="fast", help="fast, all, or names with commas between")
+    flags.add_argument("--judge", help="CLIP of the metric clip_judge: folder or hub id (default: the preset's)")
+    flags.add_argument("--reference", metavar="DIR", help="pictures that fid_folder and kid_folder compare with")
+    flags.add_argument(
+        "--baselines",
+        type=baseline_names,
+        default="",
+        help="codecs given each file's length as their budget: avif,webp",
+    )
+    flags.add_argument(
+        "--batch_size", type=positive, default=8, help="photographs that share prompt search and drawing"
+    )
     flags.add_argument("--output", type=Path, default=OUTPUT, help="where the run's folder is made")
     flags.add_argument("--overwrite", action="store_true", help="do photographs again that are done")
     flags.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
@@ -101,6 +140,26 @@ def seconds(text: str) -> float:
     return value
 
 
+def metric_names(text: str) -> tuple[str, ...]:
+    """Parse `--metrics`."""
+    from metrics import choose_metrics
+
+    try:
+        return choose_metrics(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Parse `--baselines`."""
+    from baselines import CODECS
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if unknown := [name for name in names if name not in CODECS]:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}: choose of {', '.join(CODECS)}")
+    return names
+
+
 def preset(text: str) -> Preset:
     """Parse `--preset`."""
     try:
@@ -130,49 +189,130 @@ def choose_device(name: str | None) -> str:
     return name
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run as one of its processes sees it."""
+
+    method: str
+    folder: Path
+    samples: Samples
+    todo: list[int]  # photographs that are not done, the same list in all processes
+    team: "Team"
+    evaluator: "Evaluator | None"  # None where nothing is left for this process
+    metrics: "MetricSet"  # of photographs where some are left, of sets in the leading process
+    before: dict  # summary.json of an earlier start, where nothing is left
+
+
 def evaluate(args: argparse.Namespace, method: str) -> int:
     """Run `method` ("PIC" or "PICS") over the photographs of `args` and return the exit status."""
     try:
-        samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
-        folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
-        settings = settings_of(args, method)
-        if not args.overwrite:
-            compare_settings(folder, settings)
-        encoder = build_encoder(args, method)
-        claim(folder, settings, args.overwrite)
+        run = prepare(args, method)
     except (PresetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return complain(error, 1)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    failures = {}
-    try:
-        failures.update(run(samples, encoder, folder, args.batch_size))
+        return complain(error, 2)
     except KeyboardInterrupt:
-        print("stopped: start it again to go on", file=sys.stderr)
-        return 130
-    finally:
-        summary = write_report(folder, samples, method, failures)
+        return complain("stopped before the first photograph", 130)
+    try:
+        work(run, args.batch_size)
+        return finish(run) if run.team.leads else 0
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launchers send it twice, and the report is to be whole
+        return finish(run, stopped=True) if run.team.leads else 130
+    except OSError as error:
+        return complain(error, 1)
+
+
+def prepare(args: argparse.Namespace, method: str) -> Run:
+    """Check the arguments, load the models, take the run's folder. Raises ValueError, PresetError, OSError."""
+    samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
+    check_names(samples.names)
+    folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
+    settings = settings_of(args, method)
+    if not args.overwrite:
+        compare_settings(folder, settings)
+    captions = [folder / f"{name}{CAPTION}" for name in samples.names]
+    todo = [i for i, caption in enumerate(captions) if args.overwrite or not caption.exists()]
+    team, watch = join(args.device), Stopwatch()
+    encoder = load_encoder(args, method, team, watch) if team.share(todo) else None
+    metrics = load_metrics(args, encoder, team)
+    evaluator = Evaluator(folder, encoder, metrics, load_baselines(args, team), watch, team.device) if encoder else None
+    before = {} if todo else read_json(folder / "summary.json", missing={})
+    if team.leads:
+        claim(folder, settings, args.overwrite)
+    team.meet(folder)
+    return Run(method, folder, samples, todo, team, evaluator, metrics, before)
+
+
+def complain(error: object, status: int) -> int:
+    """Say once, whatever the number of processes, what is wrong; return the exit status."""
+    if is_leader():
+        print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def finish(run: Run, stopped: bool = False) -> int:
+    """Write the report of what is done and return the exit status; a run that was stopped measures no sets."""
+    failures = read_failures(run.folder, run.samples.names)
+    set_values = {} if stopped else set_metrics(run)
+    missing = run.before.get("not_available", {}) | run.metrics.unavailable
+    summary = write_report(run.folder, run.samples, run.method, failures, set_values, missing)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
+    for name, reason in missing.items():
+        print(f"not available: {name}: {reason}", file=sys.stderr)
+    if stopped:
+        done = f"{summary['photographs']} of {len(run.samples)} photographs are done"
+        print(f"stopped: {done}; start it again to go on", file=sys.stderr)
     print(json.dumps(summary))
-    return 1 if failures else 0
+    return 130 if stopped else 1 if failures else 0
 
 
-def build_encoder(args: argparse.Namespace, method: str) -> Encoder:
-    """Load the encoder that the arguments describe."""
-    return Encoder(args.preset, encoder_config(args, method == "PICS"), choose_device(args.device))
+def set_metrics(run: Run) -> dict[str, "SetValue"]:
+    """Measure the metrics of sets; what an earlier start measured of the same pictures is kept."""
+    from metrics import SetValue
+
+    done = [name for name in run.samples.names if (run.folder / f"{name}{CAPTION}").exists()]
+    earlier = {name: SetValue(**value) for name, value in run.before.get("set", {}).items()}
+    try:
+        return earlier | run.metrics.over_set(pairs(run.folder, done))
+    except ImageError as error:  # a broken picture in the reference
+        sets = [row.name for row in run.metrics.rows if not per_photograph([row.name])]
+        run.metrics.unavailable.update(dict.fromkeys(sets, str(error)))
+        return earlier
+
+
+# ---- what is done before the first photograph
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError where two photographs would write one file: only `x_sketch` beside `x` would."""
+    stems = {name.casefold() for name in names}
+    for name in names:
+        stem = name.casefold().removesuffix("_sketch")
+        if stem != name.casefold() and stem in stems:
+            raise ValueError(
+                f"photographs {name[: len(stem)]!r} and {name!r} would both write {name}_recon.png: rename one of them"
+            )
 
 
 def settings_of(args: argparse.Namespace, method: str) -> dict:
-    """Return what decides the results of a run, for settings.json."""
+    """Return what decides the results of a run, for settings.json; metrics of sets may come later."""
     names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name.startswith("prompt")]
     names = ("N", "loss", *names, "seed")
     settings = {"method": method, "preset": args.preset.name} | {name: getattr(args, name) for name in names}
     if method == "PICS":
         settings["lam_sketch"] = args.lam_sketch
-    return settings
+    chosen = ",".join(per_photograph(args.metrics))
+    return settings | {"metrics": chosen, "judge": args.judge, "baselines": ",".join(args.baselines) or None}
+
+
+def per_photograph(names: Sequence[str]) -> list[str]:
+    """Return those of some metrics that each photograph has a value of."""
+    from metrics import METRICS
+    from metrics.table import PictureMetric
+
+    return [name for name in names if isinstance(METRICS[name], PictureMetric)]
 
 
 def compare_settings(folder: Path, settings: dict) -> None:
@@ -190,55 +330,339 @@ def compare_settings(folder: Path, settings: dict) -> None:
 
 
 def claim(folder: Path, settings: dict, overwrite: bool) -> None:
-    """Make the run's folder, or go on with it; `overwrite` forgets what is done."""
+    """Make the run's folder, or go on with it: what failed is tried again; `overwrite` forgets what is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
-        for done in folder.glob("*_caption.yaml"):
-            done.unlink()
+    for pattern in (f"*{FAILED}", ".*.tmp", *[f"*{CAPTION}"][: int(overwrite)]):
+        for path in folder.glob(pattern):
+            path.unlink()
     write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
-def run(samples: Samples, encoder, folder: Path, batch_size: int) -> Iterator[tuple[str, str]]:
-    """Do every photograph that is not done, a batch at a time; yield (name, reason) of those that fail."""
-    from tqdm import tqdm
-
-    pending = [i for i, name in enumerate(samples.names) if not (folder / f"{name}_caption.yaml").exists()]
-    with tqdm(total=len(samples.names), initial=len(samples.names) - len(pending), unit="photo") as bar:
-        for start in range(0, len(pending), batch_size):
-            batch = []
-            for i in pending[start : start + batch_size]:
-                try:
-                    batch.append(samples[i])
-                except ImageError as error:
-                    bar.update()
-                    yield samples.names[i], str(error)
-            for sample in compress(batch, encoder, folder):
-                bar.set_postfix_str(sample.name)
-                bar.update()
+def load_encoder(args: argparse.Namespace, method: str, team: "Team", watch: "Stopwatch") -> Encoder:
+    """Load the encoder that the arguments describe. Raises PresetError, ValueError."""
+    encoder = TimedEncoder(args.preset, encoder_config(args, method == "PICS"), team.device, watch)
+    if not team.alone:  # one bar, the leader's, for all processes
+        encoder.search = dataclasses.replace(encoder.search, progress=False)
+    return encoder
 
 
-def compress(batch: Sequence[Sample], encoder, folder: Path) -> Iterator[Sample]:
-    """Encode a batch, decode each file again and write what belongs to it; yield each photograph when done."""
-    if not batch:
+def load_baselines(args: argparse.Namespace, team: "Team") -> dict[str, "Codec"]:
+    """Load the codecs to compare with. Raises PresetError where one cannot be had."""
+    from baselines import CodecError, load_codec
+
+    try:
+        return {name: load_codec(name, team.device) for name in args.baselines}
+    except CodecError as error:
+        raise PresetError(str(error)) from error
+
+
+def load_metrics(args: argparse.Namespace, encoder: Encoder | None, team: "Team") -> "MetricSet":
+    """Load metrics: of photographs where there is an encoder, of sets in the leading process, which measures them."""
+    from metrics import MetricSet, Tools
+
+    each = per_photograph(args.metrics)
+    names = [name for name in args.metrics if (encoder if name in each else team.leads)]
+    tools = {"device": team.device}
+    if encoder:
+        tools["clip"] = likeness(encoder.clip)
+    if "clip_judge" in names and (sources := judge_of(args)):
+        tools["judge"] = load_judge(sources, team.device)
+    if "edges" in names:
+        tools["annotator"] = load_annotator_or_reason(args.preset.annotator, team.device)
+    if args.reference:
+        reference = load_samples(args.reference, None, args.preset.short_side)
+        tools["reference"] = (sample.image for sample in reference)
+    return MetricSet(names, Tools(**tools))
+
+
+def judge_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the sources of the judge's CLIP. Raises ValueError for the encoder's own."""
+    sources = (args.judge,) if args.judge else args.preset.judge
+    if own := set(sources) & set(args.preset.clip):
+        raise ValueError(f"the judge {own.pop()} is the encoder's own CLIP, which flatters: name another with --judge")
+    return sources
+
+
+def likeness(clip) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the similarity of two pictures by a CLIP."""
+    return lambda original, recon: clip.similarity(original, [recon])[0]
+
+
+def load_judge(sources: Sequence[str], device: str) -> Callable[[np.ndarray, np.ndarray], float] | str:
+    """Return the judge's similarity of two pictures, or why it cannot be had."""
+    from prompt_inversion import load_clip
+
+    try:
+        return likeness(load_clip(sources, device))
+    except PresetError as error:
+        return " ".join(str(error).split())
+
+
+def load_annotator_or_reason(name: str, device: str) -> Callable[[np.ndarray], np.ndarray] | str:
+    """Return the annotator, or why it cannot be had."""
+    from annotator import load_annotator
+
+    try:
+        return load_annotator(name, device)
+    except PresetError as error:
+        return " ".join(str(error).split())
+
+
+# ---- processes
+
+
+def is_leader() -> bool:
+    """Whether this is the process that speaks: the first of those that a launcher started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Team:
+    """The processes that share a run, as seen from one of them."""
+
+    device: str  # of this process
+    state: object = None  # accelerate's PartialState, None for a single process
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no others."""
+        return self.state is None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process shows the bar and writes the report."""
+        return self.alone or self.state.is_main_process
+
+    def share(self, items: list[int]) -> list[int]:
+        """Return this process's part of a list that all processes hold."""
+        if self.alone:
+            return items
+        with self.state.split_between_processes(items) as own:
+            return own
+
+    def meet(self, folder: Path) -> None:
+        """Wait for all processes. Raises OSError where this one does not see the run's folder."""
+        if self.alone:
+            return
+        self.state.wait_for_everyone()
+        if not (folder / "settings.json").exists():
+            raise OSError(f"{folder} is not seen from every host: --output must lie on a file system that they share")
+
+
+def join(device: str | None) -> Team:
+    """Return the team that `accelerate launch` or torchrun made, or this process alone.
+
+    Raises ValueError for a device that is not there or that several processes cannot share.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
+            print("warning: `accelerate launch --cpu` started one process; see docs/scaling.md", file=sys.stderr)
+        return Team(choose_device(device))
+    import torch
+    from accelerate import PartialState
+
+    if device not in (None, "cpu"):
+        raise ValueError(f"--device {device} with several processes: each takes a GPU of its own, so leave it out")
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if not cpu and wanted > there:
+        raise ValueError(f"{wanted} processes for {there} GPUs: start as many as there are, or add --device cpu")
+    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    return Team("cpu" if cpu else str(state.device), state)
+
+
+class Board:
+    """What the leading process shows and writes of the whole run while it goes on."""
+
+    def __init__(self, folder: Path, names: Sequence[str]):
+        from tqdm import tqdm
+
+        self.folder, self.waiting = folder, dict.fromkeys(names)  # a dict keeps the order
+        for file in ("results.csv", "results.jsonl"):
+            (folder / file).unlink(missing_ok=True)
+        self.bar = tqdm(total=len(names), unit="photo")
+        self.refresh()
+        self.bar.initial = self.bar.n  # what was done before says nothing of the speed
+
+    def refresh(self) -> None:
+        """Take in the photographs that any process has done or failed since the last look."""
+        there = {entry.name for entry in os.scandir(self.folder)}
+        done = tuple(name for name in self.waiting if f"{name}{CAPTION}" in there)
+        failed = [name for name in self.waiting if f"{name}{FAILED}" in there]
+        if done:
+            append_results(self.folder, read_captions(self.folder, done))
+        for name in (*done, *failed):
+            self.waiting.pop(name, None)
+        self.bar.update(len(done) + len(failed))
+
+    def watch(self) -> None:
+        """Wait until the other processes are through."""
+        while self.waiting:
+            time.sleep(WATCH_S)
+            self.refresh()
+
+
+def work(run: Run, batch_size: int) -> None:
+    """Do this process's part of the photographs, a batch at a time, and in the leading one wait for the others."""
+    own = run.team.share(run.todo)
+    batches = (own[start : start + batch_size] for start in range(0, len(own), batch_size))
+    if not run.team.leads:
+        for batch in batches:
+            run.evaluator.do(batch, run.samples)
         return
-    sizes = [(sample.source_height, sample.source_width) for sample in batch]
-    for sample, encoded in zip(batch, encoder.encode_all([s.image for s in batch], sizes), strict=True):
-        decoded = encoder.decoder.decode(encoded.data)
-        pictures = (decoded.image, encoded.sketch, decoded.sketch)
+    board = Board(run.folder, run.samples.names)
+    with contextlib.closing(board.bar):
+        for batch in batches:
+            run.evaluator.do(batch, run.samples)
+            board.refresh()
+        board.watch()
+
+
+# ---- one batch
+
+
+class Stopwatch:
+    """Seconds of stages, each without those of the stages inside it.
+
+    with watch("coding"): ...
+    """
+
+    def __init__(self):
+        self.seconds = Counter()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time of the block to a stage."""
+        inside, begun = sum(self.seconds.values()), time.perf_counter()
+        try:
+            yield
+        finally:
+            inside = sum(self.seconds.values()) - inside
+            self.seconds[stage] += time.perf_counter() - begun - inside
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds of each stage since the last reading."""
+        seconds, self.seconds = self.seconds, Counter()
+        return dict(seconds)
+
+
+class TimedEncoder(Encoder):
+    """An Encoder whose stages are timed."""
+
+    def __init__(self, preset: Preset, config: EncoderConfig, device: str, watch: Stopwatch):
+        super().__init__(preset, config, device)
+        self._watch, self._annotate, self.annotator = watch, self.annotator, self._timed_annotator
+
+    def _timed_annotator(self, image):
+        with self._watch("sketch"):
+            return self._annotate(image)
+
+    def _word(self, images):
+        with self._watch("prompt"):
+            return super()._word(images)
+
+    def _sketch(self, image):
+        with self._watch("coding"):
+            return super()._sketch(image)
+
+    def _choose(self, *arguments):
+        with self._watch("candidates"):
+            return super()._choose(*arguments)
+
+    def _pack(self, *arguments):
+        with self._watch("coding"):
+            return super()._pack(*arguments)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Does photographs: encodes, decodes, measures, writes."""
+
+    folder: Path
+    encoder: Encoder
+    metrics: "MetricSet"
+    codecs: dict[str, "Codec"]  # the baselines
+    watch: Stopwatch
+    device: str = "cpu"
+
+    def do(self, indices: Sequence[int], samples: Samples) -> None:
+        """Do some of the photographs together; record those that cannot be read or done."""
+        batch = []
+        for i in indices:
+            try:
+                batch.append(samples[i])
+            except ImageError as error:
+                self._fail(samples.names[i], error)
+        if batch:
+            self._encode(batch)
+
+    def _encode(self, batch: Sequence[Sample]) -> None:
+        """Encode photographs, which share prompt search and drawing, and finish each."""
+        forget_peak_memory(self.device)
+        sizes = [(sample.source_height, sample.source_width) for sample in batch]
+        try:
+            encoded = self.encoder.encode_all([sample.image for sample in batch], sizes)
+        except FAILURES as error:
+            self.watch.read()
+            self._blame(batch, error)
+            return
+        shares = {stage: seconds / len(batch) for stage, seconds in self.watch.read().items()}
+        for sample, own in zip(batch, encoded, strict=True):
+            try:
+                self._finish(sample, own, shares)
+            except FAILURES as error:
+                self._fail(sample.name, error)
+
+    def _blame(self, batch: Sequence[Sample], error: Exception) -> None:
+        """Record an error of one photograph; of several, whose it was shows when each is done alone."""
+        if len(batch) == 1:
+            self._fail(batch[0].name, error)
+            return
+        for sample in batch:
+            self._encode([sample])
+
+    def _fail(self, name: str, error: Exception) -> None:
+        """Record why a photograph could not be done."""
+        reason = " ".join(str(error).split()) or "no message"
+        kind = "" if isinstance(error, ImageError) else f"{type(error).__name__}: "
+        write(self.folder / f"{name}{FAILED}", f"{kind}{reason}\n".encode())
+
+    def _finish(self, sample: Sample, encoded, shares: dict[str, float]) -> None:
+        """Decode a file and write everything that belongs to it, the caption last."""
+        with self.watch("decoding"):
+            decoded = self.encoder.decoder.decode(encoded.data)
+        with self.watch("metrics"):
+            values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
+        beside = {name: self._baseline(sample, codec, len(encoded.data)) for name, codec in self.codecs.items()}
+        pictures = (sample.image, decoded.image, encoded.sketch, decoded.sketch)
         for ending, picture in zip(PICTURES, pictures, strict=True):
             if picture is not None:
-                write(folder / f"{sample.name}{ending}", png(picture))
-        write(folder / f"{sample.name}.pics", encoded.data)
-        caption = describe(sample, encoded, decoded, encoder.clip)
+                write(self.folder / f"{sample.name}{ending}", png(picture))
+        write(self.folder / f"{sample.name}.pics", encoded.data)
+        seconds = {stage: round(spent, 4) for stage, spent in (shares | self.watch.read()).items()}
+        caption = describe(sample, encoded, decoded, values)
+        caption |= {"baselines": beside} if beside else {}
+        caption |= {"seconds": seconds, "memory": peak_memory(self.device)}
         text = yaml.safe_dump(caption, sort_keys=False, allow_unicode=True, default_flow_style=None)
-        write(folder / f"{sample.name}_caption.yaml", text.encode())
-        yield sample
+        write(self.folder / f"{sample.name}{CAPTION}", text.encode())
+
+    def _baseline(self, sample: Sample, codec: "Codec", budget: int) -> dict:
+        """Return the results of a codec within the budget of bytes, or why it has none."""
+        from baselines import BudgetError, compress
+
+        try:
+            with self.watch("baselines"):
+                found = compress(sample.image, codec, budget)
+        except BudgetError as error:
+            return {"why": str(error)}
+        height, width = sample.image.shape[:2]
+        rate = {"bytes": len(found.data), "bpp": bitstream.bits_per_pixel(found.data, height, width)}
+        choice = {"scale": float(found.scale), "quality": int(found.quality)}
+        return rate | choice | self.metrics.measure(sample.image, found.image)
 
 
-def describe(sample: Sample, encoded, decoded, clip) -> dict:
-    """Return what <name>_caption.yaml says of one photograph; every rate is 8 * bytes / coded pixels."""
-    from metrics import ms_ssim, psnr
-
+def describe(sample: Sample, encoded, decoded, values: dict) -> dict:
+    """Return what <name>_caption.yaml says of one photograph's file; every rate is 8 * bytes / coded pixels."""
     height, width = sample.image.shape[:2]
     sizes = bitstream.layer_sizes(decoded.stream)
     return {
@@ -253,11 +677,44 @@ def describe(sample: Sample, encoded, decoded, clip) -> dict:
             **{layer: 8 * count / (height * width) for layer, count in sizes.items()},
             "total": bitstream.bits_per_pixel(encoded.data, height, width),
         },
-        "metrics": {
-            "psnr": round(psnr(sample.image, decoded.image), 4),
-            "ms_ssim": round(ms_ssim(sample.image, decoded.image), 5),
-            "clip": round(clip.similarity(sample.image, [decoded.image])[0], 5),
-            "prompt_cosine": round(encoded.cosine, 5),
-        },
-        "scores": [round(score, 5) for score in encoded.scores],
+        "metrics": {**values, "prompt_cosine": round(encoded.cosine, 5)},
+        "scores": [round(score, 4) for score in encoded.scores],
     }
+
+
+def forget_peak_memory(device: str) -> None:
+    """Begin a new count of the most memory."""
+    with contextlib.suppress(OSError):  # Linux alone can: proc(5)
+        Path("/proc/self/clear_refs").write_text("5")
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> dict[str, int]:
+    """Return the most bytes resident in this process (Linux) and allocated on its GPU since the count began."""
+    peak = {}
+    with contextlib.suppress(FileNotFoundError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak["process"] = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    if device != "cpu":
+        import torch
+
+        peak["gpu"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+# ---- what is done after the last photograph
+
+
+def read_failures(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return {name: reason} of the photographs that failed."""
+    paths = {name: folder / f"{name}{FAILED}" for name in names}
+    return {name: path.read_text(encoding="utf-8").strip() for name, path in paths.items() if path.exists()}
+
+
+def pairs(folder: Path, names: Sequence[str]) -> Iterator[tuple]:
+    """Yield (original, reconstruction) of the photographs that are done, one by one."""
+    for name in names:
+        yield load_image(folder / f"{name}{PICTURES[0]}"), load_image(folder / f"{name}{PICTURES[1]}")

@@ -65,6 +65,7 @@ class Preset:
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # pictures the encoder draws; the seed of the best is sent
     captioner: tuple[str, ...] = ("Salesforce/blip-image-captioning-base",)  # describes photographs; fetched when asked
+    judge: tuple[str, ...] = ()  # another CLIPModel, for the metric clip_judge; fetched when asked
 
 
 _PAPER = {
@@ -116,6 +117,7 @@ PRESETS = {
             ),
             controlnet=("thibaud/controlnet-sd21-hed-diffusers",),
             clip=("laion/CLIP-ViT-H-14-laion2B-s32B-b79K",),
+            judge=("openai/clip-vit-large-patch14",),
             licences="Stable Diffusion 2.1 CreativeML Open RAIL++-M; its ControlNet: see its page; "
             "CLIP ViT-H/14 MIT; HED annotator Apache-2.0",
             download="about 10.5 GB: text-to-image 5.2, ControlNet 1.4, CLIP 3.9, annotator 0.03",
@@ -127,6 +129,7 @@ PRESETS = {
             generator=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
             controlnet=("lllyasviel/control_v11p_sd15_softedge",),
             clip=("openai/clip-vit-large-patch14",),
+            judge=("laion/CLIP-ViT-H-14-laion2B-s32B-b79K",),
             licences="Stable Diffusion 1.5 and its ControlNet CreativeML OpenRAIL-M; "
             "CLIP ViT-L/14 MIT; HED annotator Apache-2.0",
             download="about 7.5 GB: text-to-image 4.3, ControlNet 1.4, CLIP 1.7, annotator 0.03",

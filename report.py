@@ -40,6 +40,10 @@ TILE, TEXT_HEIGHT, MARGIN, MOST = 256, 92, 12, 24  # pixels of the overview, and
 PAPER, INK, GRAY = (250, 249, 246), (30, 30, 30), (120, 118, 112)
 PACKAGES = ("torch", "diffusers", "transformers", "compressai", "numpy", "pillow")  # whose versions a page gives
 TEXTS = ("name", "prompt")  # the columns of results.csv that hold no numbers
+COSTS = ("seconds_", "memory_")  # how columns begin that differ from run to run; pages leave them out
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
+BASELINE_TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000"}
+BASELINE_NOTES = ("name", "baseline", "scale", "quality", "why")  # the columns of baselines.csv that are no results
 PLOT = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 DARK = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "#161513"),
@@ -93,9 +97,10 @@ def write_report(
     over_set: dict[str, "SetValue"] | None = None,
     not_available: dict[str, str] | None = None,
 ) -> dict:
-    """Write results.csv, summary.json, made.json, overview.jpg and index.html of what is done; return the summary.
+    """Write the results, averages, overview and page of what is done; return the summary.
 
-    over_set: the metrics of the whole set; not_available: why a metric has no values (`metrics.MetricSet` has both).
+    failures: why photographs failed; over_set: the metrics of the whole set; not_available: why a metric has no values
+    (`metrics.MetricSet` has both).
     """
     captions = read_captions(folder, samples.names)
     rows = [as_row(caption) for caption in captions]
@@ -104,13 +109,20 @@ def write_report(
         "dataset": samples.name,
         "photographs": len(rows),
         "failed": sorted(failures),
+        "reasons": failures,
     }
     if rows:
-        summary |= averages(rows)
+        summary |= averages([without_costs(row) for row in rows])
+        summary["cost"] = averages([costs_of(row) for row in rows])
         summary["set"] = {name: value._asdict() for name, value in (over_set or {}).items() if value.value is not None}
-        missing = [name for name in columns_of(rows) if name not in TEXTS and name not in summary["mean"]]
+        results = [name for name in columns_of(rows) if name not in TEXTS and not name.startswith(COSTS)]
+        missing = [name for name in results if name not in summary["mean"]]
         summary["not_available"] = dict.fromkeys(missing, "") | (not_available or {})
         write(folder / "results.csv", csv_file(rows))
+        write(folder / "results.jsonl", json_lines(captions))
+        if beside := baseline_rows(captions):
+            summary["baselines"] = baseline_averages(beside)
+            write(folder / "baselines.csv", csv_file(beside))
         write(folder / "overview.jpg", overview(folder, captions[:MOST], samples))
     write(folder / "summary.json", json.dumps(summary, indent=1).encode())
     write(folder / "made.json", json.dumps(made_by(), indent=1).encode())
@@ -121,7 +133,22 @@ def write_report(
 def read_captions(folder: Path, names: tuple[str, ...]) -> list[dict]:
     """Read the captions of the photographs that are done, in the data set's order."""
     paths = [folder / f"{name}_caption.yaml" for name in names]
-    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return [yaml.load(path.read_bytes(), YAML_LOADER) for path in paths if path.exists()]
+
+
+def append_results(folder: Path, captions: Sequence[dict]) -> None:
+    """Add photographs to results.csv and results.jsonl while a run goes on; `write_report` writes both anew."""
+    table = csv_file([as_row(caption) for caption in captions])
+    path = folder / "results.csv"
+    lines = table if not path.exists() else table.partition(b"\n")[2]
+    for file, content in ((path, lines), (folder / "results.jsonl", json_lines(captions))):
+        with file.open("ab") as stream:
+            stream.write(content)
+
+
+def json_lines(captions: Sequence[dict]) -> bytes:
+    """Return captions as a file of one JSON object a line."""
+    return "".join(json.dumps(caption, ensure_ascii=False) + "\n" for caption in captions).encode()
 
 
 def as_row(caption: dict) -> dict:
@@ -129,7 +156,38 @@ def as_row(caption: dict) -> dict:
     row = {"name": caption["name"], "prompt": caption["prompt"]}
     row |= {"bpp": caption["bpp"]["total"], "bytes": caption["bytes"]["total"]}
     row |= {f"bytes_{layer}": count for layer, count in caption["bytes"].items() if layer != "total"}
-    return row | caption["metrics"]
+    costs = [(kind, what, cost) for kind in ("seconds", "memory") for what, cost in caption.get(kind, {}).items()]
+    return row | caption["metrics"] | {f"{kind}_{what}": cost for kind, what, cost in costs}
+
+
+def without_costs(row: dict) -> dict:
+    """Return a row without the columns that differ from run to run."""
+    return {column: value for column, value in row.items() if not column.startswith(COSTS)}
+
+
+def costs_of(row: dict) -> dict:
+    """Return the other part of a row: seconds and bytes of memory."""
+    return {column: value for column, value in row.items() if column.startswith(COSTS)}
+
+
+def baseline_rows(captions: Sequence[dict]) -> list[dict]:
+    """Return a row of baselines.csv for each photograph and baseline."""
+    return [
+        {"name": caption["name"], "baseline": baseline, **results}
+        for caption in captions
+        for baseline, results in caption.get("baselines", {}).items()
+    ]
+
+
+def baseline_averages(rows: Sequence[dict]) -> dict:
+    """Return {title: averages} of each baseline that met its budget for a photograph at least."""
+    results = {}
+    for name in dict.fromkeys(row["baseline"] for row in rows):
+        met = [row for row in rows if row["baseline"] == name and "why" not in row]
+        columns = [{k: value for k, value in row.items() if k not in BASELINE_NOTES} for row in met]
+        if met:
+            results[BASELINE_TITLES.get(name, name)] = {"photographs": len(met), **averages(columns)}
+    return results
 
 
 def columns_of(rows: Sequence[dict]) -> list[str]:
@@ -243,7 +301,8 @@ def read_run(folder: Path) -> dict:
     """
     try:
         run = {"folder": folder, **read_json(folder / "summary.json")}
-        run["rows"] = read_csv(folder / "results.csv") if run["photographs"] else []
+        rows = read_csv(folder / "results.csv") if run["photographs"] else []
+        run["rows"] = [without_costs(row) for row in rows]
         run |= {name: read_json(folder / f"{name}.json", missing={}) for name in ("settings", "made")}
         lacking = [name for name in ("method", "dataset") if name not in run]
         lacking += [name for name in ("name", "bytes", "bpp") if run["rows"] and name not in run["rows"][0]]

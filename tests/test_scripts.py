@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import torch
 import yaml
 from checkpoints import local_preset
 from PIL import Image
@@ -19,6 +21,7 @@ import eval_PIC
 import eval_PICS
 import pics
 from benchmarks import conditions
+from report import COSTS
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("eval_PIC.py", "eval_PICS.py", "pics.py", "train_compressai.py", "generate_sketches.py")
@@ -61,15 +64,11 @@ def done(preset, photos, tmp_path_factory):
     return next(output.iterdir()), status
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_run_writes_every_file_and_reports_the_broken_photo(done, photos):
     folder, status = done
     assert status == 1 and folder.name == f"PICS_mine_{photos.name}"
     for name in ("a_one", "b_one"):
-        for ending in (".pics", "_recon.png", "_sketch.png", "_sketch_recon.png", "_caption.yaml"):
+        for ending in (".pics", "_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png", "_caption.yaml"):
             assert (folder / f"{name}{ending}").stat().st_size > 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["photographs"] == 2 and summary["failed"] == ["broken"]
@@ -125,13 +124,57 @@ def test_conditions_benchmark_ends_with_its_means(done, preset, capsys):
     assert 0 <= means["f1"] <= 1 and means["levels_other_prompt"] > 0
 
 
-def test_same_bytes_again(done, preset, photos, tmp_path):
-    folder, _ = done
-    eval_PICS.main(["--data_root", str(photos), "--preset", str(preset), "--output", str(tmp_path)])
-    again = files(next(tmp_path.iterdir()))
-    assert {name: data for name, data in again.items() if name.endswith((".pics", ".csv", ".yaml"))} == {
-        name: data for name, data in files(folder).items() if name.endswith((".pics", ".csv", ".yaml"))
-    }
+def results(folder: Path) -> dict:
+    """Streams, rows and captions of a run, without what differs from run to run."""
+    rows = csv.DictReader((folder / "results.csv").read_text().splitlines())
+    found = {"rows": [{name: text for name, text in row.items() if not name.startswith(COSTS)} for row in rows]}
+    found |= {path.name: path.read_bytes() for path in [*folder.glob("*.pics"), *folder.glob("*.png")]}
+    for path in folder.glob("*_caption.yaml"):
+        caption = yaml.safe_load(path.read_text())
+        found[path.name] = {name: value for name, value in caption.items() if name not in ("seconds", "memory")}
+    return found
+
+
+def test_same_results_again_whatever_the_batch(done, preset, photos, tmp_path):
+    arguments = ["--data_root", str(photos), "--preset", str(preset), "--output", str(tmp_path)]
+    eval_PICS.main([*arguments, "--batch_size", "1"])
+    assert results(next(tmp_path.iterdir())) == results(done[0])
+
+
+def test_two_processes_give_the_results_of_one(done, preset, photos, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["eval_PICS.py", "--data_root", photos, "--preset", preset, "--output", tmp_path, "--device", "cpu"]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False)
+    (folder,) = tmp_path.iterdir()
+    assert ended.returncode == 1 and results(folder) == results(done[0])  # 1: for the broken photograph
+    assert json.loads((folder / "summary.json").read_text())["failed"] == ["broken"]
+
+
+def test_costs_of_every_stage_are_in_the_results(done):
+    header = (done[0] / "results.csv").read_text().splitlines()[0]
+    stages = ("prompt", "sketch", "coding", "candidates", "decoding", "metrics")
+    assert all(f"seconds_{stage}" in header for stage in stages)
+
+
+def test_metrics_baselines_and_what_is_not_there(preset, photos, tmp_path, capsys):
+    arguments = ["--data_root", str(photos / "a"), "--preset", str(preset), "--output", str(tmp_path), "--N", "1"]
+    chosen = ["--metrics", "psnr,clip_judge,fid_folder", "--baselines", "webp"]
+    assert eval_PICS.main([*arguments, *chosen]) == 0
+    told = capsys.readouterr()
+    summary = json.loads(told.out.splitlines()[-1])
+    assert summary["not_available"]["clip_judge"] == "the preset names no judge"
+    assert summary["not_available"]["fid_folder"] == "no reference folder was given"
+    assert "psnr" in summary["mean"] and "ms_ssim" not in summary["mean"]
+    (row,) = csv.DictReader((tmp_path / "PICS_mine_a" / "baselines.csv").open())
+    budget = (tmp_path / "PICS_mine_a" / "one.pics").stat().st_size
+    assert int(row["bytes"] or 0) <= budget and (row.get("why") or float(row["psnr"]) > 0)
+    (preset / "other").mkdir(exist_ok=True)
+    for file in ("clip",):
+        shutil.copytree(preset / file, preset / "other" / file, dirs_exist_ok=True)
+    judge = ["--metrics", "psnr,clip_judge", "--judge", str(preset / "other" / "clip"), "--overwrite"]
+    assert eval_PICS.main([*arguments, *judge]) == 0
+    assert -1 <= json.loads(capsys.readouterr().out.splitlines()[-1])["mean"]["clip_judge"] <= 1
 
 
 def test_a_run_goes_on_where_it_stopped(done, preset, photos, tmp_path):
@@ -141,7 +184,7 @@ def test_a_run_goes_on_where_it_stopped(done, preset, photos, tmp_path):
     kept = (folder / "a_one_recon.png").stat().st_mtime_ns
     arguments = ["--data_root", str(photos), "--preset", str(preset), "--output", str(tmp_path)]
     eval_PICS.main(arguments)
-    assert files(folder)["results.csv"] == files(done[0])["results.csv"]
+    assert results(folder) == results(done[0])
     assert (folder / "a_one_recon.png").stat().st_mtime_ns == kept
     eval_PICS.main([*arguments, "--overwrite"])
     assert (folder / "a_one_recon.png").stat().st_mtime_ns > kept

@@ -1,0 +1,230 @@
+"""A run's results are the same however it is done: at once, killed and resumed, in batches, by several processes.
+
+Run as a script, this file is `eval_PICS.py` with an encoder that needs no models:
+
+    PYTHONPATH=. python tests/test_processes.py --data_root PHOTOS --output RUNS --metrics psnr,colour
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import bitstream
+import evaluation
+from codec import Decoded, Encoded
+from evaluation import Board, Evaluator, Run, Stopwatch, Team, claim, finish, work
+from report import COSTS
+
+ROOT = Path(__file__).parent.parent
+BAD = (255, 0, 0)  # a photograph of this colour cannot be encoded
+NAMES = tuple(f"p{i}" for i in range(7))
+
+
+class StubDecoder:
+    """Draws a plain picture, in a grey that depends on the whole file."""
+
+    def decode(self, data):
+        stream = bitstream.unpack(data)
+        image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
+        return Decoded(image, image[..., 0], (1, 2), "a barn", stream)
+
+
+class StubEncoder:
+    """Needs no models; refuses a batch with a picture that is all of the colour BAD."""
+
+    def __init__(self, pause_s=0.0):
+        self.decoder, self.pause_s = StubDecoder(), pause_s
+        self.clip = SimpleNamespace(similarity=lambda original, pictures: [0.5] * len(pictures))
+
+    def encode_all(self, images, sizes):
+        time.sleep(self.pause_s)
+        if bad := [image for image in images if (image == BAD).all()]:
+            raise ValueError(f"{len(bad)} red\npictures")
+        return [self._encode(image, size) for image, size in zip(images, sizes, strict=True)]
+
+    def _encode(self, image, size):
+        (height, width), tint = image.shape[:2], int(image.mean())
+        stream = bitstream.Stream(4097, size[1], size[0], width, height, tint % 4, bytes([tint] * 3), bytes(9))
+        return Encoded(bitstream.pack(stream), (1, 2), 0.25, image[..., 1], (0.5, 0.25))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven pictures: one has no contents, one cannot be encoded."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, name in enumerate(NAMES):
+        Image.new("RGB", (96, 64), BAD if name == "p2" else (10 * i, 20, 30)).save(folder / f"{name}.png")
+    (folder / "p5.png").write_bytes(b"not a picture")
+    return folder
+
+
+def arguments(photos, output, *more):
+    return ["--data_root", str(photos), "--output", str(output), "--metrics", "psnr,colour", *more]
+
+
+def script(photos, output):
+    command = [sys.executable, __file__, *arguments(photos, output, "--batch_size", "2")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def results(output):
+    """All files of a run but for timings, versions and what shows them."""
+    (folder,) = output.iterdir()
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    kept = {name: data for name, data in files.items() if name not in ("made.json", "index.html")}
+    for name in [name for name in kept if name.endswith(".yaml")]:
+        kept[name] = without_costs(yaml.safe_load(kept[name]))
+    kept["summary.json"] = json.loads(kept["summary.json"]) | {"cost": None}
+    kept["results.jsonl"] = [without_costs(json.loads(line)) for line in kept["results.jsonl"].splitlines()]
+    rows = csv.DictReader(kept["results.csv"].decode().splitlines())
+    kept["results.csv"] = [{name: text for name, text in row.items() if not name.startswith(COSTS)} for row in rows]
+    return kept
+
+
+def without_costs(caption):
+    return {name: value for name, value in caption.items() if name not in ("seconds", "memory")}
+
+
+def in_process(monkeypatch, photos, output, *more):
+    """Run in this process; the exit status."""
+    stub(monkeypatch.setattr)
+    return evaluation.evaluate(script_args(arguments(photos, output, *more)), "PICS")
+
+
+def stub(setattr_, pause_s=0.0):
+    setattr_(evaluation, "choose_device", lambda _: "cpu")
+    setattr_(evaluation, "load_encoder", lambda *_: StubEncoder(pause_s))
+
+
+def script_args(argv):
+    flags = evaluation.parser(__doc__)
+    flags.add_argument("--lam_sketch")
+    return flags.parse_args(argv)
+
+
+@pytest.fixture
+def whole(monkeypatch, photos, tmp_path):
+    """The files of an unbroken run of one process."""
+    assert in_process(monkeypatch, photos, tmp_path / "whole", "--batch_size", "2") == 1
+    return results(tmp_path / "whole")
+
+
+def test_bad_photographs_are_recorded_with_their_reasons(whole):
+    summary = whole["summary.json"]
+    assert summary["photographs"] == 5 and summary["failed"] == ["p2", "p5"]
+    assert summary["reasons"]["p2"] == "ValueError: 1 red pictures"
+    assert "p5.png: not a picture" in summary["reasons"]["p5"]
+    assert whole["p2_failed.txt"].decode().strip() == summary["reasons"]["p2"]
+    assert [row["name"] for row in whole["results.csv"]] == [line["name"] for line in whole["results.jsonl"]]
+
+
+def test_a_photograph_that_failed_is_tried_again(monkeypatch, photos, tmp_path):
+    assert in_process(monkeypatch, photos, tmp_path / "out") == 1
+    Image.new("RGB", (96, 64)).save(photos / "p2.png")
+    (photos / "p5.png").unlink()
+    assert in_process(monkeypatch, photos, tmp_path / "out") == 0
+    after = results(tmp_path / "out")
+    assert after["summary.json"]["failed"] == [] and not [name for name in after if name.endswith("failed.txt")]
+
+
+@pytest.mark.parametrize("batch", ["1", "3", "100"])
+def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch):
+    in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", batch)
+    assert results(tmp_path / "out") == whole
+
+
+def test_killed_at_random_and_resumed(whole, photos, tmp_path):
+    draws, kills = random.Random(1), 0
+    started = time.monotonic()
+    first = script(photos, tmp_path / "unbroken")
+    assert first.wait() == 1
+    longest = time.monotonic() - started
+    for _ in range(4):
+        run = script(photos, tmp_path / "out")
+        try:
+            run.wait(draws.uniform(0.5, 1) * longest)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            kills += 1
+        run.communicate()
+    assert script(photos, tmp_path / "out").wait() == 1
+    assert kills and results(tmp_path / "out") == results(tmp_path / "unbroken")
+    assert not list((tmp_path / "out").glob("*/.*.tmp"))
+
+
+def test_interrupted_run_says_what_is_done(photos, tmp_path):
+    run = script(photos, tmp_path / "out")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/*/p1_caption.yaml")) and time.monotonic() < deadline:
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    out, error = (text.decode() for text in run.communicate())
+    (folder,) = (tmp_path / "out").iterdir()
+    summary = json.loads(out.splitlines()[-1])
+    done = len(list(folder.glob("*_caption.yaml")))
+    assert run.returncode == 130 and f"stopped: {done} of 7" in error and "Traceback" not in error
+    assert summary["photographs"] == done == len((folder / "results.jsonl").read_bytes().splitlines()) >= 2
+
+
+def test_results_are_there_as_it_goes(monkeypatch, photos, tmp_path):
+    seen, refresh = [], Board.refresh
+
+    def watched(self):
+        refresh(self)
+        files = [self.folder / name for name in ("results.csv", "results.jsonl")]
+        seen.append([len(file.read_bytes().splitlines()) if file.exists() else 0 for file in files])
+
+    monkeypatch.setattr(Board, "refresh", watched)
+    in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2")
+    assert seen == [[0, 0], [3, 2], [4, 3], [5, 4], [6, 5]]  # p2 and p5 are not among them
+
+
+class State:
+    """accelerate's PartialState for processes that run one after another; they split as accelerate splits."""
+
+    def __init__(self, rank, count):
+        self.rank, self.count, self.is_main_process = rank, count, rank == 0
+
+    @contextmanager
+    def split_between_processes(self, items):
+        size, extra = divmod(len(items), self.count)
+        start = self.rank * size + min(self.rank, extra)
+        yield items[start : start + size + (self.rank < extra)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, capsys):
+    args = script_args(arguments(photos, tmp_path / "out"))
+    stub(monkeypatch.setattr)
+    alone = evaluation.prepare(args, "PICS")
+    folder, todo = alone.folder, list(range(7))
+    claim(folder, evaluation.settings_of(args, "PICS"), overwrite=False)
+    for rank in reversed(range(count)):  # the leader last
+        team = Team("cpu", State(rank, count))
+        evaluator = Evaluator(folder, StubEncoder(), alone.metrics, {}, Stopwatch())
+        run = Run("PICS", folder, alone.samples, todo, team, evaluator, alone.metrics, {})
+        work(run, batch_size=2)
+    assert finish(run) == 1
+    assert results(tmp_path / "out") == whole
+    assert capsys.readouterr().err.count("  0%") == 1  # one bar, of all
+
+
+if __name__ == "__main__":
+    stub(setattr, pause_s=0.05)
+    sys.exit(evaluation.evaluate(script_args(sys.argv[1:]), "PICS"))
