@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/install.sh requirements.txt
 .venv/bin/python eval_PICS.py "$@"
-echo "Look at $(ls -td recon_examples/PICS_*/overview.jpg | head -1): photograph, sketch sent, drawn from the file." >&2
+echo "Look at $(ls -td recon_examples/PICS_*/index.html | head -1): photographs, sketches sent, drawn from the files." >&2

@@ -142,6 +142,24 @@ def test_a_photograph_that_failed_is_tried_again(monkeypatch, photos, tmp_path):
     assert after["summary.json"]["failed"] == [] and not [name for name in after if name.endswith("failed.txt")]
 
 
+def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photos, tmp_path):
+    for name in ("p2", "p5"):
+        (photos / f"{name}.png").unlink()
+    (folder,) = (tmp_path / "whole").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    values = {"fid_patches": {"value": 2.5, "reconstructions": 4, "others": 4}}
+    (folder / "summary.json").write_text(
+        json.dumps(summary | {"set": values, "not_available": {"lpips": "no weights"}})
+    )
+    stub(monkeypatch.setattr)
+    monkeypatch.setattr(evaluation, "load_encoder", None)
+    args = script_args(arguments(photos, tmp_path / "whole", "--metrics", "psnr,colour,kid_folder"))
+    assert evaluation.evaluate(args, "PICS") == 0
+    after = json.loads((folder / "summary.json").read_text())
+    assert after["set"] == values and after["mean"] == summary["mean"]  # measured before, of the same pictures
+    assert after["not_available"] == {"lpips": "no weights", "kid_folder": "no reference folder was given"}
+
+
 @pytest.mark.parametrize("batch", ["1", "3", "100"])
 def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch):
     in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", batch)
