@@ -1,4 +1,4 @@
-"""Kill a run at random moments, resume it, and compare all it wrote with an unbroken run.
+"""Kill a run at random moments, resume it, and compare all it wrote, but times and memory, with an unbroken run.
 
     python tests/long/kills.py --data_root KODAK --kills 50        # an hour or two
     python tests/long/kills.py --limit 2 --kills 3 --seconds 5
@@ -10,6 +10,8 @@ file was torn or differs.
 """
 
 import argparse
+import csv
+import io
 import json
 import random
 import shutil
@@ -99,10 +101,34 @@ def is_whole(path: Path) -> bool:
 
 
 def differing(a: Path, b: Path) -> list[str]:
-    """Return the names of the files that two runs do not share byte for byte."""
-    contents = [{path.name: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} for run in (a, b)]
-    names = sorted({*contents[0], *contents[1]} - {*TIMED})
-    return [name for name in names if contents[0].get(name) != contents[1].get(name)]
+    """Return the names of the files that two runs do not share, times and memory aside."""
+    runs = [{path.name: path for path in sorted(run.rglob("*")) if path.is_file()} for run in (a, b)]
+    names = sorted({*runs[0], *runs[1]} - {*TIMED})
+    held = [{name: comparable(path) for name, path in run.items()} for run in runs]
+    return [name for name in names if held[0].get(name) != held[1].get(name)]
+
+
+def comparable(path: Path) -> object:
+    """Return what a file holds, without times and memory."""
+    import yaml
+
+    data = path.read_bytes()
+    if path.suffix == ".yaml":
+        return untimed(yaml.safe_load(data))
+    if path.suffix == ".json":
+        return untimed(json.loads(data))
+    if path.suffix == ".jsonl":  # in the order in which photographs were done
+        return sorted(json.dumps(untimed(json.loads(line)), sort_keys=True) for line in data.splitlines())
+    if path.suffix == ".csv":
+        return untimed(list(csv.DictReader(io.StringIO(data.decode()))))
+    return data
+
+
+def untimed(value: object) -> object:
+    """Return a value of JSON's without the fields that no two runs share."""
+    if isinstance(value, dict):
+        return {name: untimed(own) for name, own in value.items() if not name.startswith(("seconds", "memory"))}
+    return [untimed(own) for own in value] if isinstance(value, list) else value
 
 
 def main(argv: list[str] | None = None) -> int:
