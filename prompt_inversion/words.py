@@ -1,9 +1,13 @@
 """The words a prompt search chooses from: all printable ones, or a sub-vocabulary that costs fewer bits a token.
 
-sub_vocabulary(clip.tokenizer, 9)      # 512 ids, the same for whoever has the tokenizer
+sub_vocabulary(clip.tokenizer, 9)  # 512 ids, the same for whoever has the tokenizer
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +16,41 @@ from transformers import CLIPTokenizer
 from prompt_inversion.clip import Clip, printable_ids
 from prompt_inversion.linear import STEADY_ROWS, linear, steady
 
+RANKINGS = Path(__file__).with_name("useful_words.json")
 SCORES = 1 << 24  # products of a projection that are held at a time: 64 MB of float32
 
 
 def sub_vocabulary(tokenizer: CLIPTokenizer, bits: int) -> list[int]:
-    """2**bits ids, ascending: the whole words that the tokenizer learned first, hence the most frequent ones.
+    """2**bits ids, ascending: the most useful words, the same for everyone who has the tokenizer.
 
-    Byte-pair encoding merges what is most frequent first, so ids rise as frequency falls, and a file need not say which
-    words are meant. Where whole words (letters, then "</w>") run out, other printable tokens follow in the same order.
+    First those of the vocabulary's ranking in useful_words.json, where it has one (of 2**10 words); then whole words
+    (letters, then "</w>") and then other printable tokens, each in the order of their ids: byte-pair encoding merges
+    what is most frequent first, so ids rise as frequency falls. A file need not say which words are meant.
     Raises ValueError where the tokenizer has fewer printable tokens.
     """
     usable = printable_ids(tokenizer)
     if not 0 <= bits < 32 or 1 << bits > len(usable):
         raise ValueError(f"a sub-vocabulary of {bits} bits: there are {len(usable)} printable tokens to choose from")
+    place = {id_: place for place, id_ in enumerate(rankings().get(digest(tokenizer), ()))}
     tokens = dict(zip(usable, tokenizer.convert_ids_to_tokens(usable), strict=True))
     whole = {i for i, token in tokens.items() if token.endswith("</w>") and len(token) > 5 and token[:-4].isalpha()}
-    return sorted(sorted(usable, key=lambda i: (i not in whole, i))[: 1 << bits])
+    return sorted(sorted(usable, key=lambda i: (place.get(i, len(place)), i not in whole, i))[: 1 << bits])
+
+
+def is_ranked(tokenizer: CLIPTokenizer) -> bool:
+    """Whether it is known which words of the tokenizer's vocabulary are the most useful."""
+    return digest(tokenizer) in rankings()
+
+
+@cache
+def rankings() -> dict[str, list[int]]:
+    """Ids from the most useful down, for the digest of each vocabulary that `useful_words.py` has ranked."""
+    return json.loads(RANKINGS.read_text(encoding="utf-8"))
+
+
+def digest(tokenizer: CLIPTokenizer) -> str:
+    """A name for the tokenizer's vocabulary."""
+    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
 class Words:

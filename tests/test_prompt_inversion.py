@@ -13,8 +13,11 @@ from reference_pez import published_loop, swapping_loop
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
+import text_codec
 from presets import PresetError
-from prompt_inversion import PromptConfig, invert_prompts, load_clip, sub_vocabulary
+from prompt_inversion import PromptConfig, invert_prompts, load_clip, sub_vocabulary, within_bytes
+from prompt_inversion.useful_words import ranking
+from prompt_inversion.words import digest
 
 WORDS = ["a", "red", "barn", "under", "stormy", "sky", "blue", "sea", "with", "two", "white", "boats"]
 
@@ -158,6 +161,42 @@ def test_a_sub_vocabulary_is_of_whole_words_first_and_in_the_order_learned(clip)
     assert set(sub_vocabulary(clip.tokenizer, 3)) < set(sub_vocabulary(clip.tokenizer, 7)) < set(clip.words.tolist())
     with pytest.raises(ValueError, match=f"12 bits: there are {len(clip.words)} printable tokens"):
         sub_vocabulary(clip.tokenizer, 12)
+
+
+def test_ranked_words_come_first(clip, monkeypatch):
+    useful = clip.words.tolist()[90:40:-1]
+    monkeypatch.setattr("prompt_inversion.words.rankings", lambda: {digest(clip.tokenizer): useful})
+    assert sub_vocabulary(clip.tokenizer, 5) == sorted(useful[:32])
+    assert set(useful) < set(sub_vocabulary(clip.tokenizer, 6))
+    assert clip.tokenizer.convert_tokens_to_ids("red</w>") in sub_vocabulary(clip.tokenizer, 6)
+
+
+def test_a_ranking_holds_what_prompts_use(clip, pictures, monkeypatch):
+    monkeypatch.setattr("prompt_inversion.useful_words.MOST", 6)
+    ranked = ranking(clip.image_features(pictures[:2]), clip)
+    assert len(ranked) == len(set(ranked)) == 64
+    first = PromptConfig(length=24, steps=150, ascending=True, allowed=tuple(clip.words.tolist()))
+    used = {i for prompt in invert_prompts(pictures[:2], clip, first) for i in prompt.ids}
+    assert used <= set(ranked) <= set(clip.words.tolist())
+    assert len(used & set(ranked[:32])) >= len(used) / 2
+
+
+@pytest.mark.parametrize("size", [2, 9, 33])
+def test_prompts_fit_the_bytes_allowed(clip, pictures, size):
+    config = within_bytes(size, clip, PromptConfig(steps=40))
+    for prompt in invert_prompts(pictures, clip, config):
+        data = text_codec.encode(prompt.ids, clip.vocabulary, config.allowed)
+        assert len(data) <= size
+        assert tuple(text_codec.decode(data, clip.vocabulary, config.allowed)) == prompt.ids
+    worst = [config.allowed[-1]] * (config.length + 1)
+    one_more_fits = len(text_codec.encode(worst, clip.vocabulary, config.allowed)) <= size
+    assert one_more_fits == (size == 33)  # where 75 tokens, all that the text tower takes, leave bytes over
+    assert (config.length == clip.longest_prompt) == one_more_fits
+
+
+def test_no_prompt_fits_no_bytes(clip):
+    with pytest.raises(ValueError, match="a prompt of 1 bytes: not one token"):
+        within_bytes(1, clip, PromptConfig())
 
 
 def test_ascending_ids_are_searched_in_the_order_they_are_sent(clip, pictures):
