@@ -110,16 +110,29 @@ class Decoder:
     def conditions(self, stream: Stream, force: bool = False) -> tuple[tuple[int, ...], np.ndarray | None]:
         """Return the token ids and the sketch (H, W) uint8 or None that a stream holds; errors as `decode`."""
         self._check_writer(stream, force)
+        self._check_sizes(stream, force)
         prompt = self._ids(stream.text) if stream.text else ()
-        if stream.sketch is None:
-            return prompt, None
-        sketch = self.sketch_codec.decompress(stream.sketch)
-        if sketch.shape != (stream.height, stream.width):
+        if len(prompt) > (longest := self.generator.longest_prompt):
             raise DecodeError(
-                f"the sketch is {sketch.shape[1]}x{sketch.shape[0]} pixels, "
+                f"the prompt has {len(prompt)} tokens, preset {self.preset.name} draws {longest} at most: "
+                "the file is damaged"
+            )
+        return prompt, None if stream.sketch is None else self.sketch_codec.decompress(stream.sketch)
+
+    def _check_sizes(self, stream: Stream, force: bool) -> None:
+        """Raise DecodeError for what would cost more than any file of this preset; nothing is decoded yet."""
+        most = self.preset.short_side * bitstream.MAX_CODED_SIDE
+        if stream.width * stream.height > most and not force:
+            raise DecodeError(
+                f"the file asks for {stream.width}x{stream.height} pixels, preset {self.preset.name} writes "
+                f"{self.preset.short_side}x{bitstream.MAX_CODED_SIDE} at most: `--force` draws them all the same"
+            )
+        height, width = self.sketch_codec.shape(stream.sketch) if stream.sketch else (stream.height, stream.width)
+        if (height, width) != (stream.height, stream.width):
+            raise DecodeError(
+                f"the sketch is {width}x{height} pixels, "
                 f"the coded size is {stream.width}x{stream.height}: the file is damaged"
             )
-        return prompt, sketch
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return all the token ids of a text; those after the first `generator.longest_prompt` are not drawn."""

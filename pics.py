@@ -83,7 +83,7 @@ def decode(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.file} holds no .pics file")
 
     def decode_one(name: str, target: Path) -> str:
-        data = (args.file / f"{name}.pics" if folder else args.file).read_bytes()
+        data = read_file(args.file / f"{name}.pics" if folder else args.file)
         row = args.preset or writer(bitstream.unpack(data))
         if row.name not in decoders:
             decoders[row.name] = Decoder(row, device, args.lam_sketch)
@@ -92,6 +92,14 @@ def decode(args: argparse.Namespace) -> int:
         return f"{image.shape[1]}x{image.shape[0]} from {len(data)} bytes"
 
     return each(names, args.file, args.photo, ".png", decode_one)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file, of a long one as many as show that it is no stream. Raises OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a file")  # a pipe would be waited on for ever
+    with path.open("rb") as file:
+        return file.read(bitstream.MAX_FILE_BYTES + 1)
 
 
 def writer(stream: bitstream.Stream) -> Preset:
@@ -119,7 +127,7 @@ def each(names: list[str], source: Path, target: Path, ending: str, work: Callab
 
 def info(args: argparse.Namespace) -> int:
     """Print what a file holds; the prompt as text where its tokenizer is at hand."""
-    data = args.file.read_bytes()
+    data = read_file(args.file)
     stream = bitstream.unpack(data)
     print(f"file      {args.file}, {len(data)} bytes, version {bitstream.VERSION}")
     print(f"preset    {preset_of(stream)} (fingerprint {stream.fingerprint:04x})")

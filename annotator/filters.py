@@ -77,8 +77,9 @@ class Weights:
         """Return a transformers model and its image processor. Raises OSError or ValueError."""
         from transformers import AutoImageProcessor
 
-        processor = AutoImageProcessor.from_pretrained(self.source, revision=self.revision)
-        model, loaded = model_class.from_pretrained(self.source, revision=self.revision, output_loading_info=True)
+        place = {"revision": self.revision, "trust_remote_code": False}  # else the user is asked whether to run code
+        processor = AutoImageProcessor.from_pretrained(self.source, **place)
+        model, loaded = model_class.from_pretrained(self.source, output_loading_info=True, **place)
         if missing := [name for name in loaded["missing_keys"] if not name.startswith(UNUSED_IN_DPT)]:
             raise ValueError(f"{self.source} lacks {len(missing)} weights, the first {sorted(missing)[0]}")
         return processor, model.float().eval().to(device)

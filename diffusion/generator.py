@@ -32,9 +32,11 @@ def initial_noise(seed: int, channels: int, height: int, width: int) -> torch.Te
     """What the drawing of `seed` starts from: float32 CxHxW (latent size), standard normal.
 
     Always drawn on the CPU from a generator of its own, so that a seed means the same picture on every
-    device and in every batch.
+    device and in every batch. Rounded to multiples of 2^-16: the last places depend on the processor.
     """
-    return torch.randn(channels, height, width, generator=torch.Generator("cpu").manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    normal = torch.randn(channels, height, width, generator=generator, dtype=torch.float64)
+    return normal.mul(2**16).round().div(2**16).float()
 
 
 @contextmanager

@@ -11,12 +11,13 @@ then the coder's own bytes, which end in the number of `entropy.encode`.
 
 import hashlib
 import json
+import pickle
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -59,6 +60,11 @@ class SketchCodec:
         """Sketch, uint8 (H, W), of a payload; SketchError when it is truncated, garbled or foreign."""
         blocks, rest = split_blocks(payload)
         return self.picture(self.coder.decode(rest, blocks))
+
+    def shape(self, payload: bytes) -> tuple[int, int]:
+        """Height and width in pixels that a payload says, before anything is decoded; SketchError for none."""
+        rows, columns = split_blocks(payload)[0]
+        return 64 * rows, 64 * columns
 
     def encode(self, sketch: np.ndarray) -> tuple[bytes, Tensor]:
         """Payload of a sketch, and the latents that the decoder will have."""
@@ -194,7 +200,10 @@ def load_file(path: Path) -> tuple[nn.Module, dict]:
 
 def load_compressai(path: Path) -> tuple[nn.Module, dict]:
     """Network and config of a checkpoint in CompressAI's keys; coding tables are made if it has none."""
-    state = unwrap(torch.load(path, map_location="cpu", weights_only=True))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not named weights")
+    state = unwrap(state)
     model, sizes = recognise(state)
     net = new_network(model, sizes)
     net.load_state_dict(state)
@@ -205,7 +214,10 @@ def load_compressai(path: Path) -> tuple[nn.Module, dict]:
 def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> SketchCodec:
     """Load a codec; see `models_ntc.load_sketch_codec`."""
     path, lmbda = codec_file(lam_or_file, family)
-    net, config = load_file(path) if path.suffix == ".safetensors" else load_compressai(path)
+    try:
+        net, config = load_file(path) if path.suffix == ".safetensors" else load_compressai(path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or holds other things than a sketch codec's weights") from error
     config["lambda"] = lmbda = codec_lambda(net, config, lmbda)
     coder = SketchHyperpriorCoder(net, lmbda) if isinstance(net, SketchHyperprior) else ZooCoder(net, device)
     return SketchCodec(coder, path.stem, hashlib.sha256(path.read_bytes()).digest(), config)
