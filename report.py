@@ -663,7 +663,8 @@ def table_of(runs: Sequence[dict], labels: Sequence[str], output: Path) -> list[
         ]
         for name, url, results in lines:
             cells = [cell(column, results) for column in table_columns(runs)]
-            table.append({"label": name, "url": url, "photographs": len(run["rows"]), "cells": cells})
+            count = results.get("photographs", len(run["rows"]))  # a baseline may not have met every budget
+            table.append({"label": name, "url": url, "photographs": count, "cells": cells})
     return table
 
 
