@@ -22,24 +22,19 @@ from prompt_inversion.words import is_ranked, sub_vocabulary
 RANKED, FREQUENT = 6, 8
 
 
-def within_bytes(size: int, clip: Clip, config: PromptConfig) -> PromptConfig:
+def within_bytes(size: int, clip: Clip, config: PromptConfig, longest: int | None = None) -> PromptConfig:
     """`config` with length, allowed words and order such that every prompt takes at most `size` bytes.
 
-    The sub-vocabulary is the smallest whose longest prompt of `size` bytes fits the text tower.
-    Raises ValueError where not one token fits.
+    The sub-vocabulary is the smallest whose longest prompt of `size` bytes has at most `longest` tokens (and fits the
+    text tower). Raises ValueError where not one token fits.
     """
+    longest = min(longest or clip.longest_prompt, clip.longest_prompt)
     largest = len(clip.words).bit_length() - 1
     for bits in range(min(RANKED if is_ranked(clip.tokenizer) else FREQUENT, largest), largest + 1):
-        words = sub_vocabulary(clip.tokenizer, bits)
-        length = _longest(size, clip.vocabulary, words, clip.longest_prompt + 1)
-        if length <= clip.longest_prompt:
+        length = text_codec.most_ids(size, 1 << bits, ascending=True)
+        if length <= longest:
             break
-    if length < 1:
-        raise ValueError(f"a prompt of {size} bytes: not one token of {len(words)} words fits; allow more")
-    return replace(config, length=min(length, clip.longest_prompt), allowed=tuple(words), ascending=True)
-
-
-def _longest(size: int, vocabulary: int, words: list[int], most: int) -> int:
-    """The number of ascending ids of `words`, up to `most`, that surely fit `size` bytes; the last word costs most."""
-    fitting = [n for n in range(1, most + 1) if len(text_codec.encode(words[-1:] * n, vocabulary, words)) <= size]
-    return max(fitting, default=0)
+    if not length:
+        raise ValueError(f"a prompt of {size} bytes: not one token of {1 << bits} words fits; allow more")
+    words = sub_vocabulary(clip.tokenizer, bits)
+    return replace(config, length=min(length, longest), allowed=tuple(words), ascending=True)

@@ -6,7 +6,7 @@ sub_vocabulary(clip.tokenizer, 9)  # 512 ids, the same for whoever has the token
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -28,13 +28,20 @@ def sub_vocabulary(tokenizer: CLIPTokenizer, bits: int) -> list[int]:
     what is most frequent first, so ids rise as frequency falls. A file need not say which words are meant.
     Raises ValueError where the tokenizer has fewer printable tokens.
     """
+    words = _by_use(tokenizer)
+    if not 0 <= bits < 32 or 1 << bits > len(words):
+        raise ValueError(f"a sub-vocabulary of {bits} bits: there are {len(words)} printable tokens to choose from")
+    return sorted(words[: 1 << bits])
+
+
+@lru_cache(maxsize=4)
+def _by_use(tokenizer: CLIPTokenizer) -> list[int]:
+    """All printable ids, most useful first; remembered, for CLIP's 49,408 tokens take a while to decode."""
     usable = printable_ids(tokenizer)
-    if not 0 <= bits < 32 or 1 << bits > len(usable):
-        raise ValueError(f"a sub-vocabulary of {bits} bits: there are {len(usable)} printable tokens to choose from")
     place = {id_: place for place, id_ in enumerate(rankings().get(digest(tokenizer), ()))}
     tokens = dict(zip(usable, tokenizer.convert_ids_to_tokens(usable), strict=True))
     whole = {i for i, token in tokens.items() if token.endswith("</w>") and len(token) > 5 and token[:-4].isalpha()}
-    return sorted(sorted(usable, key=lambda i: (place.get(i, len(place)), i not in whole, i))[: 1 << bits])
+    return sorted(usable, key=lambda i: (place.get(i, len(place)), i not in whole, i))
 
 
 def is_ranked(tokenizer: CLIPTokenizer) -> bool:

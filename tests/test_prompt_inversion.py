@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from reference_pez import published_loop, swapping_loop
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 import text_codec
 from presets import PresetError
@@ -166,9 +166,10 @@ def test_a_sub_vocabulary_is_of_whole_words_first_and_in_the_order_learned(clip)
 def test_ranked_words_come_first(clip, monkeypatch):
     useful = clip.words.tolist()[90:40:-1]
     monkeypatch.setattr("prompt_inversion.words.rankings", lambda: {digest(clip.tokenizer): useful})
-    assert sub_vocabulary(clip.tokenizer, 5) == sorted(useful[:32])
-    assert set(useful) < set(sub_vocabulary(clip.tokenizer, 6))
-    assert clip.tokenizer.convert_tokens_to_ids("red</w>") in sub_vocabulary(clip.tokenizer, 6)
+    tokenizer = CLIPTokenizer.from_pretrained(clip.tokenizer.name_or_path)  # whose order is not remembered
+    assert sub_vocabulary(tokenizer, 5) == sorted(useful[:32])
+    assert set(useful) < set(sub_vocabulary(tokenizer, 6))
+    assert clip.tokenizer.convert_tokens_to_ids("red</w>") in sub_vocabulary(tokenizer, 6)
 
 
 def test_a_ranking_holds_what_prompts_use(clip, pictures, monkeypatch):
@@ -192,6 +193,7 @@ def test_prompts_fit_the_bytes_allowed(clip, pictures, size):
     one_more_fits = len(text_codec.encode(worst, clip.vocabulary, config.allowed)) <= size
     assert one_more_fits == (size == 33)  # where 75 tokens, all that the text tower takes, leave bytes over
     assert (config.length == clip.longest_prompt) == one_more_fits
+    assert within_bytes(size, clip, config, longest=3).length == min(3, config.length)
 
 
 def test_no_prompt_fits_no_bytes(clip):
