@@ -50,7 +50,7 @@ class EncoderConfig:
     prompt_from: str = "search"  # one of PROMPTS_FROM
     prompt_len: int | None = None  # tokens
     prompt_bytes: int | None = None  # the longest prompt that is sure to fit in them, in place of prompt_len
-    prompt_bits: int | None = None  # search the sub-vocabulary of 2**prompt_bits frequent words only
+    prompt_bits: int | None = None  # search the sub-vocabulary of 2**prompt_bits useful words only
     prompt_ascending: bool = False  # search ids in ascending order, whose order costs nothing
     prompt_steps: int | None = None  # of the prompt search
     prompt_seconds: float | None = None  # of the prompt search, at most
@@ -175,8 +175,10 @@ class Decoder:
 
     @cached_property
     def _vocabulary_digest(self) -> bytes:
-        words = sorted(self.generator.tokenizer.get_vocab().items())
-        return hashlib.sha256(repr(words).encode()).digest()
+        tokenizer = self.generator.tokenizer
+        words = sorted(tokenizer.get_vocab().items())
+        subsets = [_sub_vocabulary(tokenizer, bits) for bits in text_codec.SUBSET_BITS]
+        return hashlib.sha256(repr((words, subsets)).encode()).digest()
 
     def _ids(self, payload: bytes) -> tuple[int, ...]:
         if text_codec.coding(payload).text:
@@ -270,10 +272,28 @@ class Encoder:
 
     def _search(self):
         """Return the settings of the prompt search."""
-        from prompt_inversion import PromptConfig
+        from prompt_inversion import PromptConfig, within_bytes
 
-        config, preset, tokenizer = self.config, self.preset, self.decoder.generator.tokenizer
-        length, allowed, words = config.prompt_len or preset.prompt_len, None, len(tokenizer)
+        config, preset = self.config, self.preset
+        length, allowed = self._length_and_words()
+        search = PromptConfig(
+            length=length,
+            steps=config.prompt_steps or preset.prompt_steps,
+            seconds=config.prompt_seconds or math.inf,
+            lr=preset.prompt_lr,
+            weight_decay=preset.prompt_weight_decay,
+            allowed=allowed,
+            ascending=config.prompt_ascending,
+            seed=config.seed,
+        )
+        if config.prompt_bytes and not (config.prompt_bits or config.prompt_ascending):
+            return within_bytes(config.prompt_bytes, self.clip, search, self.decoder.generator.longest_prompt)
+        return search
+
+    def _length_and_words(self) -> tuple[int, tuple[int, ...] | None]:
+        """Return how many tokens are searched for, and among which ids; None is all."""
+        config, tokenizer = self.config, self.decoder.generator.tokenizer
+        length, allowed, words = config.prompt_len or self.preset.prompt_len, None, len(tokenizer)
         if config.prompt_bits:
             words = 1 << config.prompt_bits
             known = config.prompt_bits in text_codec.SUBSET_BITS
@@ -285,16 +305,7 @@ class Encoder:
             length = min(fitting, self.clip.longest_prompt, self.decoder.generator.longest_prompt)
             if not fitting:
                 raise ValueError(f"a prompt of {config.prompt_bytes} bytes holds no id of {words} words: give it more")
-        return PromptConfig(
-            length=length,
-            steps=config.prompt_steps or preset.prompt_steps,
-            seconds=config.prompt_seconds or math.inf,
-            lr=preset.prompt_lr,
-            weight_decay=preset.prompt_weight_decay,
-            allowed=allowed,
-            ascending=config.prompt_ascending,
-            seed=config.seed,
-        )
+        return length, allowed
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None

@@ -96,7 +96,7 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     length = flags.add_mutually_exclusive_group()
     length.add_argument("--prompt_len", type=positive, help="tokens of a searched prompt (default: the preset's)")
     length.add_argument("--prompt_bytes", type=positive, help="bytes of a searched prompt, at most")
-    flags.add_argument("--prompt_bits", type=positive, help="search 2^K frequent words only, at K bits each: 5 to 16")
+    flags.add_argument("--prompt_bits", type=positive, help="search 2^K useful words only, at K bits each: 5 to 16")
     flags.add_argument("--prompt_ascending", action="store_true", help="search ids in ascending order: fewer bytes")
     flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
     flags.add_argument("--prompt_seconds", type=seconds, help="of the prompt search, for photographs searched together")

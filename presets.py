@@ -52,7 +52,7 @@ class Preset:
     steps: int  # of the sampler
     guidance: float  # classifier-free guidance scale; at most 1: no negative prompt is run
     prompt_len: int  # tokens
-    prompt_steps: int  # of the prompt search
+    prompt_steps: int  # work of the prompt search, in steps of the plain one
     suffix: str  # appended to every prompt by the decoder; costs nothing
     negative_prompt: str
     control: str  # how the sketch enters the ControlNet: "picture" or "space to depth F"
@@ -76,7 +76,7 @@ _PAPER = {
     "steps": 25,
     "guidance": 9.0,
     "prompt_len": 16,
-    "prompt_steps": 3000,
+    "prompt_steps": 300,
     "suffix": ", high quality",
     "negative_prompt": NEGATIVE_PROMPT,
     "control": "picture",
