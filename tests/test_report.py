@@ -18,7 +18,7 @@ import report
 from dataloaders import Samples
 from metrics import SetValue
 
-HOSTILE = """<script>x=1</script>"><img src=x onerror=x=1>'{{7*7}}&amp;"""
+HOSTILE = """<script>x=1</script>"><img src=x onerror=x=1>'{{77*77}}&amp;"""
 EVIL_NAME = "".join(c for c in HOSTILE if c != "/")  # what a file name can hold
 ROW = {"prompt": "a barn", "bpp": 0.04, "bytes": 134, "bytes_text": 22, "bytes_sketch": 100, "bytes_overhead": 12}
 
@@ -170,7 +170,7 @@ def test_strangers_text_stays_text(tmp_path):
         assert len(page.all("script")) == 1 and not page.all("script")[0]
         assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
         assert all(image["src"].startswith("./") for image in page.all("img"))
-        assert EVIL_NAME in page.texts and "49" not in " ".join(page.texts)
+        assert EVIL_NAME in page.texts and "5929" not in " ".join(page.texts)
         assert json.loads(page.all("article")[0]["data-values"])["name"] == EVIL_NAME
     assert HOSTILE in page_of(run).texts  # the prompt
     files = {path.name for path in (tmp_path / "both").iterdir()}
