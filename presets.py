@@ -71,7 +71,7 @@ class Preset:
 _PAPER = {
     "annotator": "hed",
     "sketch_codec": "sketch",
-    "lam_sketch": 1.0,
+    "lam_sketch": 0.2,  # of the bundled codec: the bits per pixel that the paper reports for its lambda of 1
     "short_side": 512,
     "steps": 25,
     "guidance": 9.0,
