@@ -49,7 +49,7 @@ def test_weights_are_safetensors_and_fit():
 def test_files_are_small_and_whole(encoded, encoder):
     for one in encoded:
         assert len(one.data) < 600
-        assert bitstream.layer_sizes(bitstream.unpack(one.data))["text"] == 23
+        assert bitstream.layer_sizes(bitstream.unpack(one.data))["text"] <= 23
         assert bitstream.layer_sizes(bitstream.unpack(one.data))["overhead"] <= 12
 
 
