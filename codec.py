@@ -54,6 +54,8 @@ class EncoderConfig:
     prompt_ascending: bool = False  # search ids in ascending order, whose order costs nothing
     prompt_steps: int | None = None  # of the prompt search
     prompt_seconds: float | None = None  # of the prompt search, at most
+    prompt_patience: int | None = None  # steps of the prompt search without a better cosine that end it
+    prompt_restarts: int = 1  # searches from different words, side by side
     seed: int = 0  # of the prompt search's start
 
 
@@ -280,6 +282,8 @@ class Encoder:
             length=length,
             steps=config.prompt_steps or preset.prompt_steps,
             seconds=config.prompt_seconds or math.inf,
+            patience=config.prompt_patience or math.inf,
+            restarts=config.prompt_restarts,
             lr=preset.prompt_lr,
             weight_decay=preset.prompt_weight_decay,
             allowed=allowed,

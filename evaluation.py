@@ -100,6 +100,10 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--prompt_ascending", action="store_true", help="search ids in ascending order: fewer bytes")
     flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
     flags.add_argument("--prompt_seconds", type=seconds, help="of the prompt search, for photographs searched together")
+    flags.add_argument("--prompt_patience", type=positive, help="steps without a better cosine that end the search")
+    flags.add_argument(
+        "--prompt_restarts", type=positive, default=1, help="searches from different words, side by side"
+    )
     flags.add_argument("--seed", type=int, default=0, help="of the prompt search")
 
 
@@ -118,6 +122,8 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
         prompt_ascending=args.prompt_ascending,
         prompt_steps=args.prompt_steps,
         prompt_seconds=args.prompt_seconds,
+        prompt_patience=args.prompt_patience,
+        prompt_restarts=args.prompt_restarts,
         seed=args.seed,
     )
 

@@ -1,6 +1,7 @@
 """Encoder and decoder together, on small random models of the real classes."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def images():
 @pytest.fixture(scope="module")
 def encoded(encoder, images):
     return encoder.encode_all(images, [(512, 512), (400, 600)])
+
+
+def test_the_budget_of_the_search_is_the_configurations(row):
+    asked = EncoderConfig(sketch=False, prompt_steps=7, prompt_seconds=2.5, prompt_patience=3, prompt_restarts=2)
+    search = Encoder(row, asked).search
+    assert (search.steps, search.seconds, search.patience, search.restarts) == (7, 2.5, 3, 2)
+    plain = Encoder(row, EncoderConfig(sketch=False)).search
+    assert (plain.steps, plain.seconds, plain.patience, plain.restarts) == (row.prompt_steps, math.inf, math.inf, 1)
 
 
 def test_stream_says_what_was_encoded(encoder, encoded, images):

@@ -251,6 +251,7 @@ def one_line(error: str) -> bool:
         (["--device", "cuda:99"], 2, "cuda:99"),
         (["--prompt", "a barn", "--prompt_from", "caption"], 2, "not allowed with"),
         (["--prompt_len", "8", "--prompt_bytes", "9"], 2, "not allowed with"),
+        (["--prompt_patience", "0"], 2, "whole number"),
         (["--prompt_seconds", "0"], 2, "a time in seconds above 0"),
         (["--prompt_bits", "40"], 2, "no sub-vocabulary of 40 bits"),
     ],
