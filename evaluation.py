@@ -114,18 +114,15 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
         lam_sketch=getattr(args, "lam_sketch", None),
         candidates=args.N,
         loss=args.loss,
-        prompt=args.prompt,
-        prompt_from=args.prompt_from,
-        prompt_len=args.prompt_len,
-        prompt_bytes=args.prompt_bytes,
-        prompt_bits=args.prompt_bits,
-        prompt_ascending=args.prompt_ascending,
-        prompt_steps=args.prompt_steps,
-        prompt_seconds=args.prompt_seconds,
-        prompt_patience=args.prompt_patience,
-        prompt_restarts=args.prompt_restarts,
         seed=args.seed,
+        **prompt_flags(args),
     )
+
+
+def prompt_flags(args: argparse.Namespace) -> dict:
+    """Return the flags of the prompt, which are EncoderConfig's fields of the same names."""
+    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name.startswith("prompt")]
+    return {name: getattr(args, name) for name in names}
 
 
 def positive(text: str) -> int:
@@ -304,9 +301,8 @@ def check_names(names: Sequence[str]) -> None:
 
 def settings_of(args: argparse.Namespace, method: str) -> dict:
     """Return what decides the results of a run, for settings.json; metrics of sets may come later."""
-    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name.startswith("prompt")]
-    names = ("N", "loss", *names, "seed")
-    settings = {"method": method, "preset": args.preset.name} | {name: getattr(args, name) for name in names}
+    settings = {"method": method, "preset": args.preset.name, "N": args.N, "loss": args.loss}
+    settings |= prompt_flags(args) | {"seed": args.seed}
     if method == "PICS":
         settings["lam_sketch"] = args.lam_sketch
     chosen = ",".join(per_photograph(args.metrics))
@@ -364,7 +360,9 @@ def load_baselines(args: argparse.Namespace, team: "Team") -> dict[str, "Codec"]
 
 def load_metrics(args: argparse.Namespace, encoder: Encoder | None, team: "Team") -> "MetricSet":
     """Load metrics: of photographs where there is an encoder, of sets in the leading process, which measures them."""
+    from annotator import load_annotator
     from metrics import MetricSet, Tools
+    from prompt_inversion import load_clip
 
     each = per_photograph(args.metrics)
     names = [name for name in args.metrics if (encoder if name in each else team.leads)]
@@ -372,9 +370,9 @@ def load_metrics(args: argparse.Namespace, encoder: Encoder | None, team: "Team"
     if encoder:
         tools["clip"] = likeness(encoder.clip)
     if "clip_judge" in names and (sources := judge_of(args)):
-        tools["judge"] = load_judge(sources, team.device)
+        tools["judge"] = or_reason(lambda: likeness(load_clip(sources, team.device)))
     if "edges" in names:
-        tools["annotator"] = load_annotator_or_reason(args.preset.annotator, team.device)
+        tools["annotator"] = or_reason(lambda: load_annotator(args.preset.annotator, team.device))
     if args.reference:
         reference = load_samples(args.reference, None, args.preset.short_side)
         tools["reference"] = (sample.image for sample in reference)
@@ -394,22 +392,10 @@ def likeness(clip) -> Callable[[np.ndarray, np.ndarray], float]:
     return lambda original, recon: clip.similarity(original, [recon])[0]
 
 
-def load_judge(sources: Sequence[str], device: str) -> Callable[[np.ndarray, np.ndarray], float] | str:
-    """Return the judge's similarity of two pictures, or why it cannot be had."""
-    from prompt_inversion import load_clip
-
+def or_reason(load: Callable[[], Callable]) -> Callable | str:
+    """Return what `load` gives, or in one line why it cannot be had."""
     try:
-        return likeness(load_clip(sources, device))
-    except PresetError as error:
-        return " ".join(str(error).split())
-
-
-def load_annotator_or_reason(name: str, device: str) -> Callable[[np.ndarray], np.ndarray] | str:
-    """Return the annotator, or why it cannot be had."""
-    from annotator import load_annotator
-
-    try:
-        return load_annotator(name, device)
+        return load()
     except PresetError as error:
         return " ".join(str(error).split())
 

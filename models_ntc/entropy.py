@@ -56,6 +56,11 @@ def whole(x: Tensor) -> np.ndarray:
     return x.round().clamp(-ESCAPE, ESCAPE - 1).long().numpy().ravel()
 
 
+def channel_indexes(shape: tuple[int, ...]) -> np.ndarray:
+    """Flat table indexes of symbols (1, C, height, width), each channel by its own table."""
+    return np.repeat(np.arange(shape[1]), shape[2] * shape[3])
+
+
 def check_byte(symbols: Sequence[np.ndarray]) -> int:
     """0..255: a checksum of all symbols in coding order."""
     crc = 0

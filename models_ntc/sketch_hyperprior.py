@@ -33,7 +33,7 @@ from compressai.models import CompressionModel
 from compressai.ops import LowerBound
 from torch import Tensor, nn
 
-from models_ntc.entropy import SketchError, SymbolDecoder, Tables, check_byte, encode, whole
+from models_ntc.entropy import SketchError, SymbolDecoder, Tables, channel_indexes, check_byte, encode, whole
 
 WEIGHT_BITS = 14
 ACTIVATION_BITS = 12
@@ -348,9 +348,8 @@ class SketchHyperpriorCoder:
         t = place_of(self.step)
         y = self.net.analyse(x, t.float())
         z = self.net.hyper_analysis(y) - self.net.medians()
-        channels = self.z_indexes(z.shape)
         symbols = [whole(z)]
-        intervals = self.z_tables.intervals(symbols[0], channels)
+        intervals = self.z_tables.intervals(symbols[0], channel_indexes(z.shape))
 
         def code(mean: Tensor, indexes: np.ndarray, chosen: Tensor, group: slice) -> np.ndarray:
             symbols.append(whole((y[:, group].double() - mean)[chosen]))
@@ -367,7 +366,7 @@ class SketchHyperpriorCoder:
             raise SketchError(f"sketch payload of {len(payload)} bytes does not begin with a rate below {RATES}")
         decoder = SymbolDecoder(payload[1:])
         shape = (1, self.net.config.hyper_latent, *blocks)
-        z = decoder.decode(self.z_tables, self.z_indexes(shape)).reshape(shape)
+        z = decoder.decode(self.z_tables, channel_indexes(shape)).reshape(shape)
         t = place_of(payload[0])
         features = self.features(z, t, lambda mean, indexes, *_: decoder.decode(self.y_tables, indexes))
         decoder.finish()
@@ -377,10 +376,6 @@ class SketchHyperpriorCoder:
     def draw(self, features: Tensor) -> Tensor:
         """Sketch (1, 1, H, W) in 0..1, exact multiples of 2^-ACTIVATION_BITS."""
         return self.net.synthesis(features).clamp(0, 1)
-
-    def z_indexes(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Table of each hyperlatent: its channel."""
-        return np.repeat(np.arange(shape[1]), shape[2] * shape[3])
 
     def features(self, z: np.ndarray, t: Tensor, code: Callable[..., np.ndarray]) -> Tensor:
         """Rebuild the latents step by step, the same in both directions, and what the synthesis draws from.

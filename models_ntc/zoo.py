@@ -33,7 +33,7 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor
 from torch.nn import functional as F
 
-from models_ntc.entropy import SymbolDecoder, Tables, check_byte, encode, whole
+from models_ntc.entropy import SymbolDecoder, Tables, channel_indexes, check_byte, encode, whole
 
 REACH = 2  # of the 5x5 context, in positions
 MEAN_BITS = 20  # fractional bits that a latent's mean keeps
@@ -133,7 +133,7 @@ class ZooCoder:
         bottom = self.bottom(y).cpu().double() - self.medians
         y = y.cpu().double()[0]
         symbols = [whole(bottom)]
-        intervals = self.bottom_tables.intervals(symbols[0], self.channels(bottom.shape))
+        intervals = self.bottom_tables.intervals(symbols[0], channel_indexes(bottom.shape))
 
         def code(rows: Tensor, columns: Tensor, mean: Tensor, indexes: np.ndarray) -> np.ndarray:
             symbols.append(whole(y[:, rows, columns] - mean))
@@ -149,7 +149,7 @@ class ZooCoder:
         decoder = SymbolDecoder(data)
         places = [4 * side if self.factorized else side for side in blocks]
         shape = (1, self.medians.shape[1], *places)
-        bottom = decoder.decode(self.bottom_tables, self.channels(shape)).reshape(shape)
+        bottom = decoder.decode(self.bottom_tables, channel_indexes(shape)).reshape(shape)
         latents = self.latents(bottom, lambda rows, columns, mean, indexes: decoder.decode(self.y_tables, indexes))
         decoder.finish()
         return latents
@@ -164,10 +164,6 @@ class ZooCoder:
         if self.factorized:
             return y
         return self.net.h_a(y if isinstance(self.net, MeanScaleHyperprior) else y.abs())
-
-    def channels(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Table of each symbol of `bottom`: its channel."""
-        return np.repeat(np.arange(shape[1]), shape[2] * shape[3])
 
     def latents(self, bottom: np.ndarray, code: Callable[..., np.ndarray]) -> Tensor:
         """Rebuild the latents wave by wave, the same in both directions.
