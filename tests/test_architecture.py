@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = {
     4: "eval_PIC eval_PICS pics train_compressai generate_sketches tiny benchmarks scripts",
     3: "codec evaluation report",  # may use one another
-    2: "annotator prompt_inversion models_ntc diffusion",  # the rooms
+    2: "annotator prompt_inversion models_ntc diffusion colour_codec",  # the rooms
     1: "bitstream text_codec metrics baselines dataloaders presets",  # import nothing of ours
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
