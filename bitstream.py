@@ -4,7 +4,7 @@
 
     bytes        content
     1            high nibble: magic, 0xB; low nibble: version, 1
-    1            high nibble: layers present, bit 0 text, bit 1 sketch; low nibble: seed, or 15
+    1            high nibble: layers present, bit 0 text, bit 1 sketch, bit 2 colour; low nibble: seed, or 15
     2            fingerprint, big-endian: 4 bits preset number, 12 bits hash of the models
     1 to 3       source width in pixels, varint
     1 to 3       source height in pixels, varint
@@ -24,9 +24,8 @@ from dataclasses import dataclass
 
 MAGIC = 0xB
 VERSION = 1
-LAYERS = ("text", "sketch")  # in the order of their flag bits
+LAYERS = ("text", "sketch", "colour")  # in the order of their flag bits
 NO_LAYER = f"no layer: a stream has at least one of {', '.join(LAYERS)}"
-RESERVED_LAYERS = {2: "colour"}  # flag bits that a later version of this reader will know
 
 MAX_SOURCE_SIDE = 65535  # pixels
 CODED_MULTIPLE = 64
@@ -35,7 +34,7 @@ MAX_SEED = 2**31 - 1
 MAX_LAYER_BYTES = 65535
 CHECKSUM_BYTES = 2
 MIN_FILE_BYTES = 2 + 2 + 1 + 1 + 1 + 1 + CHECKSUM_BYTES
-MAX_FILE_BYTES = 2 + 2 + 3 + 3 + 3 + 5 + 3 + len(LAYERS) * MAX_LAYER_BYTES + CHECKSUM_BYTES
+MAX_FILE_BYTES = 2 + 2 + 3 + 3 + 3 + 5 + 3 * (len(LAYERS) - 1) + len(LAYERS) * MAX_LAYER_BYTES + CHECKSUM_BYTES
 ESCAPE = 15  # a seed nibble of 15: the rest of the seed follows as a varint
 
 
@@ -55,6 +54,7 @@ class Stream:
     seed: int  # of the candidate chosen, 0..2**31 - 1
     text: bytes | None = None  # 1..65535 bytes, `text_codec`
     sketch: bytes | None = None  # 1..65535 bytes, `models_ntc`
+    colour: bytes | None = None  # 1..65535 bytes, `colour_codec`
 
 
 def pack(stream: Stream) -> bytes:
@@ -152,8 +152,7 @@ def _layer_names(flags: int) -> list[str]:
     """Names of the layers that the flag bits announce, in the order of the bits."""
     for bit in range(len(LAYERS), 4):
         if flags >> bit & 1:
-            layer = f"{RESERVED_LAYERS.get(bit, 'unknown')} layer (bit {bit})"
-            raise BitstreamError(f"the stream has a {layer}, which this reader does not know: update it")
+            raise BitstreamError(f"the stream has a layer (bit {bit}) which this reader does not know: update it")
     names = [name for bit, name in enumerate(LAYERS) if flags >> bit & 1]
     if not names:
         raise BitstreamError(NO_LAYER)

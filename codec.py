@@ -4,8 +4,9 @@
     data = encoder.encode([image])[0]
     picture = encoder.decoder.decode(data).image
 
-A stream is all that a decoder is given: the prompt, the compressed sketch and the seed of the noise. The encoder owns
-a decoder and asks it for candidates, so that both draw by the same code (docs/design.md).
+A stream is all that a decoder is given: the prompt, the compressed sketch, the colour map and the seed of the noise.
+Sketch and colours may be left out. The encoder owns a decoder and asks it for candidates, so that both draw by the same
+code (docs/design.md).
 
 A prompt is token ids that a search found, or a text that a human or a captioner wrote; ids travel in whichever coding
 of `text_codec` is shortest. What is drawn is ids either way: those that the generator's tokenizer makes of a text.
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 import bitstream
+import colour_codec
 import text_codec
 from bitstream import Stream
 from presets import PRESETS, Preset, PresetError
@@ -43,6 +45,7 @@ class EncoderConfig:
 
     sketch: bool = True  # PICS; False is PIC, text alone
     lam_sketch: float | str | None = None  # rate of the sketch: a lambda of the bundled codec, or a codec file
+    color_bytes: int | None = None  # of the colour layer, at most; 0: none
     candidates: int | None = None  # pictures drawn, N of the paper
     loss: str = "clip"  # one of LOSSES
     together: int = 8  # candidates drawn in one batch; bounds memory
@@ -50,13 +53,21 @@ class EncoderConfig:
     prompt_from: str = "search"  # one of PROMPTS_FROM
     prompt_len: int | None = None  # tokens
     prompt_bytes: int | None = None  # the longest prompt that is sure to fit in them, in place of prompt_len
-    prompt_bits: int | None = None  # search the sub-vocabulary of 2**prompt_bits useful words only
+    prompt_bits: int | None = None  # search the sub-vocabulary of 2**prompt_bits useful words only; 0: all words
     prompt_ascending: bool = False  # search ids in ascending order, whose order costs nothing
     prompt_steps: int | None = None  # of the prompt search
     prompt_seconds: float | None = None  # of the prompt search, at most
     prompt_patience: int | None = None  # steps of the prompt search without a better cosine that end it
     prompt_restarts: int = 1  # searches from different words, side by side
     seed: int = 0  # of the prompt search's start
+
+
+class Conditions(NamedTuple):
+    """What a stream tells the generator."""
+
+    prompt: tuple[int, ...]  # token ids
+    sketch: np.ndarray | None  # uint8 (height, width), 255 = edge
+    colour: np.ndarray | None  # uint8 (height / 8, width / 8, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +86,9 @@ class Decoded:
     """What a stream says, and the picture drawn from it."""
 
     image: np.ndarray  # uint8 (height, width, 3) at the coded size
-    sketch: np.ndarray | None  # uint8 (height, width), 255 = edge
     prompt: tuple[int, ...]  # token ids
+    sketch: np.ndarray | None  # uint8 (height, width), 255 = edge
+    colour: np.ndarray | None  # uint8 (height / 8, width / 8, 3)
     text: str  # the prompt in words: as it was sent, or as the ids read
     stream: Stream
 
@@ -100,17 +112,17 @@ class Decoder:
     def decode(self, data: bytes, force: bool = False) -> Decoded:
         """Decode a stream and draw its one picture.
 
-        Raises BitstreamError, TextError or SketchError for a broken stream, and DecodeError for a stream of other
-        models unless `force`.
+        Raises BitstreamError, TextError, SketchError or ColourError for a broken stream, and DecodeError for a stream
+        of other models unless `force`.
         """
         stream = bitstream.unpack(data)
-        prompt, sketch = self.conditions(stream, force)
-        image = self.draw(prompt, [stream.seed], stream.height, stream.width, sketch)[0]
+        conditions = self.conditions(stream, force)
+        image = self.draw([conditions], [stream.seed], stream.height, stream.width)[0]
         text = prompt_text(stream, self.generator.tokenizer) if stream.text else ""
-        return Decoded(image, sketch, prompt, text, stream)
+        return Decoded(image, *conditions, text, stream)
 
-    def conditions(self, stream: Stream, force: bool = False) -> tuple[tuple[int, ...], np.ndarray | None]:
-        """Return the token ids and the sketch (H, W) uint8 or None that a stream holds; errors as `decode`."""
+    def conditions(self, stream: Stream, force: bool = False) -> Conditions:
+        """Return what a stream tells the generator; errors as `decode`."""
         self._check_writer(stream, force)
         self._check_sizes(stream, force)
         prompt = self._ids(stream.text) if stream.text else ()
@@ -119,7 +131,9 @@ class Decoder:
                 f"the prompt has {len(prompt)} tokens, preset {self.preset.name} draws {longest} at most: "
                 "the file is damaged"
             )
-        return prompt, None if stream.sketch is None else self.sketch_codec.decompress(stream.sketch)
+        sketch = None if stream.sketch is None else self.sketch_codec.decompress(stream.sketch)
+        colour = None if stream.colour is None else colour_codec.decode(stream.colour, stream.height, stream.width)
+        return Conditions(prompt, sketch, colour)
 
     def _check_sizes(self, stream: Stream, force: bool) -> None:
         """Raise DecodeError for what would cost more than any file of this preset; nothing is decoded yet."""
@@ -140,23 +154,14 @@ class Decoder:
         """Return all the token ids of a text; those after the first `generator.longest_prompt` are not drawn."""
         return tuple(self.generator.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-    def draw(
-        self, prompt: Sequence[int], seeds: Sequence[int], height: int, width: int, sketch: np.ndarray | None
-    ) -> list[np.ndarray]:
-        """Draw one picture (height, width, 3) uint8 for each seed."""
-        sketches = None if sketch is None else [sketch] * len(seeds)
-        return self.draw_each([prompt] * len(seeds), seeds, height, width, sketches)
+    def draw(self, each: Sequence[Conditions], seeds: Sequence[int], height: int, width: int) -> list[np.ndarray]:
+        """Draw a picture (height, width, 3) uint8 of each conditions and seed, as one batch.
 
-    def draw_each(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        height: int,
-        width: int,
-        sketches: Sequence[np.ndarray] | None,
-    ) -> list[np.ndarray]:
-        """Draw one picture (height, width, 3) uint8 for each prompt with its seed and its sketch, as one batch."""
-        return self.generator.generate_each(prompts, seeds, height, width, sketches)
+        All of them have a sketch or none has, and the same of colours.
+        """
+        prompts, sketches, colours = zip(*each, strict=True)
+        sketches, colours = (None if planes[0] is None else planes for planes in (sketches, colours))
+        return self.generator.generate_each(prompts, seeds, height, width, sketches, colours)
 
     @cached_property
     def sketch_codec(self):
@@ -165,12 +170,13 @@ class Decoder:
 
         return load_sketch_codec(self.lam_sketch, self.device, self.preset.sketch_codec)
 
-    def fingerprint(self, sketch: bool) -> int:
-        """Name this preset and the models of its streams, with a sketch or without, in 16 bits.
+    def fingerprint(self, sketch: bool, colour: bool = False) -> int:
+        """Name this preset and the models of its streams, with a sketch and colours or without, in 16 bits.
 
-        4 bits are the preset's number, 12 are of a hash.
+        4 bits are the preset's number, 12 are of a hash. Beside a sketch, colours may be dropped from a stream.
         """
-        digest = hashlib.sha256(self._vocabulary_digest + self.generator.identity(sketch=sketch))
+        identity = self.generator.identity(sketch=sketch, colour=colour)
+        digest = hashlib.sha256(self._vocabulary_digest + identity + colour_codec.model.TABLES.read_bytes())
         if sketch:
             digest.update(self.sketch_codec.digest)
         return self.preset.number << 12 | int.from_bytes(digest.digest()[:2], "big") >> 4
@@ -189,7 +195,7 @@ class Decoder:
 
     def _check_writer(self, stream: Stream, force: bool) -> None:
         """Raise DecodeError where other models wrote the stream, unless `force`."""
-        number, here = stream.fingerprint >> 12, self.fingerprint(stream.sketch is not None)
+        number, here = stream.fingerprint >> 12, self.fingerprint(stream.sketch is not None, stream.colour is not None)
         if force or here == stream.fingerprint:
             return
         writer = preset_of(stream)
@@ -255,6 +261,11 @@ class Encoder:
         self._lpips = _load_lpips(device) if config.loss == "lpips" else None
         self.preset, self.config = preset, config
         self.candidates = config.candidates or preset.candidates
+        self.color_bytes = preset.color_bytes if config.color_bytes is None else config.color_bytes
+        if self.color_bytes and self.color_bytes < colour_codec.MIN_BYTES:
+            raise ValueError(
+                f"a colour layer of {self.color_bytes} bytes: it takes {colour_codec.MIN_BYTES}, and 0 leaves it out"
+            )
         self.decoder = Decoder(preset, device, config.lam_sketch)
         self.clip = load_clip(preset.clip, device)
         self.captioner = None
@@ -270,7 +281,7 @@ class Encoder:
                 f"preset {preset.name}: the vocabularies of the CLIP ({len(words)} words) and of the text-to-image "
                 f"model ({len(drawn)}) differ: name two models with the same tokenizer"
             )
-        self.fingerprint = self.decoder.fingerprint(config.sketch)
+        self.fingerprint = self.decoder.fingerprint(config.sketch, self.color_bytes > 0)
 
     def _search(self):
         """Return the settings of the prompt search."""
@@ -290,20 +301,26 @@ class Encoder:
             ascending=config.prompt_ascending,
             seed=config.seed,
         )
-        if config.prompt_bytes and not (config.prompt_bits or config.prompt_ascending):
+        if config.prompt_bytes and not (self._prompt_bits or config.prompt_ascending):
             return within_bytes(config.prompt_bytes, self.clip, search, self.decoder.generator.longest_prompt)
         return search
+
+    @property
+    def _prompt_bits(self) -> int:
+        bits = self.config.prompt_bits
+        if bits is None:
+            return 0 if self.config.prompt_bytes else self.preset.prompt_bits
+        return bits
 
     def _length_and_words(self) -> tuple[int, tuple[int, ...] | None]:
         """Return how many tokens are searched for, and among which ids; None is all."""
         config, tokenizer = self.config, self.decoder.generator.tokenizer
         length, allowed, words = config.prompt_len or self.preset.prompt_len, None, len(tokenizer)
-        if config.prompt_bits:
-            words = 1 << config.prompt_bits
-            known = config.prompt_bits in text_codec.SUBSET_BITS
-            allowed = _sub_vocabulary(tokenizer, config.prompt_bits) if known else None
+        if bits := self._prompt_bits:
+            words = 1 << bits
+            allowed = _sub_vocabulary(tokenizer, bits) if bits in text_codec.SUBSET_BITS else None
             if allowed is None:
-                raise ValueError(f"no sub-vocabulary of {config.prompt_bits} bits in {len(tokenizer)} words")
+                raise ValueError(f"no sub-vocabulary of {bits} bits in {len(tokenizer)} words")
         if config.prompt_bytes:
             fitting = text_codec.most_ids(config.prompt_bytes, words, config.prompt_ascending)
             length = min(fitting, self.clip.longest_prompt, self.decoder.generator.longest_prompt)
@@ -330,9 +347,11 @@ class Encoder:
         sizes = source_sizes or [image.shape[:2] for image in images]
         wordings = self._word(images)
         sketches = [self._sketch(image) for image in images]
-        decoded = [sketch.decoded for sketch in sketches] if self.config.sketch else None
-        chosen = self._choose(images, [wording.ids for wording in wordings], decoded)
-        return [self._pack(*each) for each in zip(images, sizes, wordings, sketches, chosen, strict=True)]
+        colours = [self._colour(image) for image in images]
+        parts = zip(wordings, sketches, colours, strict=True)
+        conditions = [Conditions(wording.ids, sketch.decoded, colour.decoded) for wording, sketch, colour in parts]
+        chosen = self._choose(images, conditions)
+        return [self._pack(*each) for each in zip(images, sizes, wordings, sketches, colours, chosen, strict=True)]
 
     def _word(self, images: Sequence[np.ndarray]) -> list["_Wording"]:
         """Find a prompt for each photograph, as the configuration says."""
@@ -379,7 +398,15 @@ class Encoder:
         sketch = self.annotator(image)
         return _Sketch(sketch, *self.decoder.sketch_codec.compress_and_draw(sketch))
 
-    def _pack(self, image, source_size: tuple[int, int], wording: "_Wording", sketch: "_Sketch", chosen) -> Encoded:
+    def _colour(self, image: np.ndarray) -> "_Colour":
+        if not self.color_bytes:
+            return _Colour(None, None)
+        payload = colour_codec.encode(image, self.color_bytes)
+        return _Colour(payload, colour_codec.decode(payload, *image.shape[:2]))
+
+    def _pack(
+        self, image, source_size: tuple[int, int], wording: "_Wording", sketch: "_Sketch", colour: "_Colour", chosen
+    ) -> Encoded:
         seed, scores = chosen
         stream = Stream(
             fingerprint=self.fingerprint,
@@ -390,14 +417,12 @@ class Encoder:
             seed=seed,
             text=wording.payload,
             sketch=sketch.payload,
+            colour=colour.payload,
         )
         return Encoded(bitstream.pack(stream), wording.ids, wording.cosine, sketch.drawn, scores)
 
     def _choose(
-        self,
-        images: Sequence[np.ndarray],
-        prompts: Sequence[tuple[int, ...]],
-        sketches: Sequence[np.ndarray] | None,
+        self, images: Sequence[np.ndarray], conditions: Sequence[Conditions]
     ) -> list[tuple[int, tuple[float, ...]]]:
         """Draw the candidates; for each photograph the seed of the one most like it, and the scores of all."""
         if self.candidates == 1:
@@ -409,10 +434,8 @@ class Encoder:
             jobs = [(i, seed) for i in group for seed in range(self.candidates)]
             pictures = []
             for part in (jobs[k : k + self.config.together] for k in range(0, len(jobs), self.config.together)):
-                lines = sketches and [sketches[i] for i, _ in part]
-                pictures += self.decoder.draw_each(
-                    [prompts[i] for i, _ in part], [seed for _, seed in part], height, width, lines
-                )
+                each, seeds = [conditions[i] for i, _ in part], [seed for _, seed in part]
+                pictures += self.decoder.draw(each, seeds, height, width)
             for place, i in enumerate(group):
                 own = pictures[place * self.candidates : (place + 1) * self.candidates]
                 scores = self._scores(images[i], own)
@@ -434,6 +457,11 @@ class _Wording(NamedTuple):
     ids: tuple[int, ...]
     cosine: float  # CLIP's, of ids and photograph
     payload: bytes
+
+
+class _Colour(NamedTuple):
+    payload: bytes | None
+    decoded: np.ndarray | None  # uint8 (H / 8, W / 8, 3)
 
 
 class _Sketch(NamedTuple):

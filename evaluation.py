@@ -10,6 +10,7 @@ For each photograph, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
     <name>_recon.png          what was drawn from the file
     <name>_sketch.png         the sketch, and
     <name>_sketch_recon.png   the sketch that the file holds (PICS)
+    <name>_colour.png         the colour map that the file holds, enlarged (where it holds one)
     <name>_caption.yaml       prompt, seed, bytes and bpp of each layer, metrics, baselines, seconds, memory
     <name>_failed.txt         in place of all these: why the photograph could not be done
 
@@ -18,7 +19,7 @@ written whole or not at all, the caption last: a photograph that has one is not 
 ends, started again, with the results that it would have had. Two runs differ in `seconds` and `memory` alone:
 
     seconds_<stage>           prompt (search), sketch (annotator), candidates (drawing and choosing), coding (sketch
-                              codec and file), decoding (the file, drawn once more), metrics, baselines; what
+                              and colour codec, file), decoding (the file, drawn once more), metrics, baselines; what
                               photographs of a batch share is divided equally
     memory_process            most bytes resident in this process since its batch began (Linux)
     memory_gpu                most bytes of tensors on the GPU since then
@@ -43,6 +44,7 @@ import numpy as np
 import yaml
 
 import bitstream
+import colour_codec
 from codec import LOSSES, PROMPTS_FROM, Encoder, EncoderConfig
 from dataloaders import DATASETS, ImageError, Sample, Samples, load_image, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 OUTPUT = Path(__file__).parent / "recon_examples"
-PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png")
+PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png", "_colour.png")
 CAPTION, FAILED = "_caption.yaml", "_failed.txt"
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)  # of one photograph; a full disk is none of these
 WATCH_S = 0.5  # seconds between two looks at what the other processes have done
@@ -89,6 +91,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of prompt and candidates; `encoder_config` reads them."""
     flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
+    flags.add_argument(
+        "--color_bytes", type=whole, help="of the colour layer, at most; 0: none (default: the preset's)"
+    )
     flags.add_argument("--loss", default="clip", choices=LOSSES, help="what chooses the candidate")
     prompt = flags.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="a text of your own, for every photograph")
@@ -96,7 +101,9 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     length = flags.add_mutually_exclusive_group()
     length.add_argument("--prompt_len", type=positive, help="tokens of a searched prompt (default: the preset's)")
     length.add_argument("--prompt_bytes", type=positive, help="bytes of a searched prompt, at most")
-    flags.add_argument("--prompt_bits", type=positive, help="search 2^K useful words only, at K bits each: 5 to 16")
+    flags.add_argument(
+        "--prompt_bits", type=whole, help="search 2^K useful words only, at K bits each: 5 to 16; 0: all words"
+    )
     flags.add_argument("--prompt_ascending", action="store_true", help="search ids in ascending order: fewer bytes")
     flags.add_argument("--prompt_steps", type=positive, help="of the prompt search (default: the preset's)")
     flags.add_argument("--prompt_seconds", type=seconds, help="of the prompt search, for photographs searched together")
@@ -112,6 +119,7 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
     return EncoderConfig(
         sketch=sketch,
         lam_sketch=getattr(args, "lam_sketch", None),
+        color_bytes=args.color_bytes,
         candidates=args.N,
         loss=args.loss,
         seed=args.seed,
@@ -123,6 +131,13 @@ def prompt_flags(args: argparse.Namespace) -> dict:
     """Return the flags of the prompt, which are EncoderConfig's fields of the same names."""
     names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name.startswith("prompt")]
     return {name: getattr(args, name) for name in names}
+
+
+def whole(text: str) -> int:
+    """Parse a whole number from 0 up."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -302,6 +317,7 @@ def check_names(names: Sequence[str]) -> None:
 def settings_of(args: argparse.Namespace, method: str) -> dict:
     """Return what decides the results of a run, for settings.json; metrics of sets may come later."""
     settings = {"method": method, "preset": args.preset.name, "N": args.N, "loss": args.loss}
+    settings["color_bytes"] = args.color_bytes
     settings |= prompt_flags(args) | {"seed": args.seed}
     if method == "PICS":
         settings["lam_sketch"] = args.lam_sketch
@@ -561,6 +577,10 @@ class TimedEncoder(Encoder):
         with self._watch("candidates"):
             return super()._choose(*arguments)
 
+    def _colour(self, image):
+        with self._watch("coding"):
+            return super()._colour(image)
+
     def _pack(self, *arguments):
         with self._watch("coding"):
             return super()._pack(*arguments)
@@ -626,7 +646,8 @@ class Evaluator:
         with self.watch("metrics"):
             values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
         beside = {name: self._baseline(sample, codec, len(encoded.data)) for name, codec in self.codecs.items()}
-        pictures = (sample.image, decoded.image, encoded.sketch, decoded.sketch)
+        colour = enlarged(decoded.colour, sample.image.shape)
+        pictures = (sample.image, decoded.image, encoded.sketch, decoded.sketch, colour)
         for ending, picture in zip(PICTURES, pictures, strict=True):
             if picture is not None:
                 write(self.folder / f"{sample.name}{ending}", png(picture))
@@ -672,6 +693,11 @@ def describe(sample: Sample, encoded, decoded, values: dict) -> dict:
         "metrics": {**values, "prompt_cosine": round(encoded.cosine, 5)},
         "scores": [round(score, 4) for score in encoded.scores],
     }
+
+
+def enlarged(colour: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a colour map at the size of its picture."""
+    return None if colour is None else colour_codec.enlarge(colour, *shape[:2])
 
 
 def forget_peak_memory(device: str) -> None:

@@ -4,12 +4,14 @@
     python pics.py encode photo.jpg photo.pics --prompt "a red barn under a stormy sky"
     python pics.py decode photo.pics photo.png
     python pics.py info photo.pics
+    python pics.py drop photo.pics colour smaller.pics      # leave the colour layer out
 
 Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`. Decoding needs the file and the models of the
 preset that wrote it, nothing else.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +45,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     decode.add_argument("--force", action="store_true", help="draw with these models whatever wrote the file")
     for command in (encode, decode):
         command.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    drop = commands.add_parser("drop", help="a file without one of its layers")
+    drop.add_argument("file", type=Path)
+    drop.add_argument("layer", choices=("colour",))
+    drop.add_argument("smaller", type=Path, help="the file to write")
     info = commands.add_parser("info", help="what a file holds")
     info.add_argument("file", type=Path)
     return parser.parse_args(argv)
@@ -143,6 +149,17 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def drop(args: argparse.Namespace) -> int:
+    """Write a file without one of its layers; no model is needed."""
+    stream = bitstream.unpack(read_file(args.file))
+    if getattr(stream, args.layer) is None:
+        raise BitstreamError(f"{args.file} has no {args.layer} layer")
+    data = bitstream.pack(dataclasses.replace(stream, **{args.layer: None}))
+    write(args.smaller, data)
+    print(f"{args.smaller}: {len(data)} bytes")
+    return 0
+
+
 def shown_prompt(stream: bitstream.Stream) -> str:
     """Return the prompt of a stream as text, or why it cannot be read here."""
     from diffusion import load_tokenizer
@@ -160,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 work failed, 2 wrong usage."""
     args = parse_args(argv)
     try:
-        return {"encode": encode, "decode": decode, "info": info}[args.command](args)
+        return {"encode": encode, "decode": decode, "drop": drop, "info": info}[args.command](args)
     except (BitstreamError, text_codec.TextError, PresetError, OSError, dataloaders.ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -55,12 +55,15 @@ class Preset:
     prompt_steps: int  # work of the prompt search, in steps of the plain one
     suffix: str  # appended to every prompt by the decoder; costs nothing
     negative_prompt: str
-    control: str  # how the sketch enters the ControlNet: "picture" or "space to depth F"
+    control: str  # what the ControlNet reads: the sketch as a "picture", or sketch and colour in "space to depth F"
     licences: str
     download: str  # what the first run fetches
     sampler: str = "DPMSolverMultistepScheduler"  # diffusers' class that draws from text alone (PIC)
     sketch_sampler: str = "UniPCMultistepScheduler"  # the same for text and sketch (PICS)
+    color_bytes: int = 0  # of the colour layer, at most; 0: none, the paper's protocol
+    colour_strength: float = 0.8  # noise, 0..1, of an image-to-image run from the colour map, where control takes none
     control_scale: float = 1.0  # factor of what the ControlNet adds to the drawing network
+    prompt_bits: int = 0  # the prompt search keeps to 2**prompt_bits useful words; 0: all words
     prompt_lr: float = 0.1  # of the prompt search's AdamW
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # pictures the encoder draws; the seed of the best is sent
@@ -102,6 +105,7 @@ PRESETS = {
             suffix="",
             negative_prompt="",
             control="space to depth 16",
+            color_bytes=100,
             control_scale=1.5,
             licences="MIT, trained by this project; training data are named in the model cards under tiny/",
             download="nothing, comes with the repository",

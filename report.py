@@ -53,8 +53,12 @@ PICTURES = {  # kind of picture -> endings of its file in a run's folder, the fi
     "original": ("_original.jpg", "_original.png"),
     "sketch": ("_sketch.png",),
     "sketch sent": ("_sketch_recon.png",),
+    "colours sent": ("_colour.png",),
     "drawn": ("_recon.png",),
 }
+
+
+LAYERS = {"text": "a prompt", "sketch": "a sketch", "colour": "a colour map"}
 
 
 class Figure(NamedTuple):
@@ -248,7 +252,7 @@ def _commit() -> str:
 
 
 def overview(folder: Path, captions: list[dict], samples: Samples | None) -> bytes:
-    """Return a JPEG that shows, for each photograph, the original, the sketch sent, what was drawn and the bytes.
+    """Return a JPEG that shows, for each photograph, original, sketch and colours sent, drawing and bytes.
 
     Without `samples` the originals are left out.
     """
@@ -270,7 +274,7 @@ def block(folder: Path, caption: dict, samples: Samples | None) -> Image.Image:
     """Draw one photograph's pictures side by side with its bytes and prompt below."""
     name = caption["name"]
     pictures = [Image.fromarray(samples[samples.names.index(name)].image)] if samples else []
-    files = [folder / f"{name}{ending}" for ending in ("_sketch_recon.png", "_recon.png")]
+    files = [folder / f"{name}{ending}" for ending in ("_sketch_recon.png", "_colour.png", "_recon.png")]
     pictures += [Image.open(file) for file in files if file.exists()]
     for picture in pictures:
         picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
@@ -474,7 +478,8 @@ def sort_keys(columns: Sequence[str]) -> list[tuple[str, str, str]]:
 def run_page(run: dict) -> str:
     """Return the page of one run as HTML. It shows the files in the run's folder and stands in it."""
     rows, photographs = run["rows"], photographs_of(run)
-    what = {"PIC": "a prompt", "PICS": "a prompt and a sketch"}.get(run["method"], run["method"])
+    present = [_layer(column) for column in layers_of(rows) if run["mean"].get(column)]
+    what = " and ".join(LAYERS[layer] for layer in present if layer in LAYERS)
     lead = f"Each photograph became one small file, {what}, and was drawn again from that file alone."
     if wipes := list(dict.fromkeys(photograph["wipe"] for photograph in photographs if photograph["wipe"])):
         lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."

@@ -111,7 +111,7 @@ def make_controlnet(folder: Path, style: str) -> Path:
     torch.manual_seed(3)
     config = _unet(style)
     del config["up_block_types"], config["out_channels"], config["sample_size"]
-    hint = {"conditioning_channels": 256, "conditioning_embedding_out_channels": (16,)} if style == "tiny" else {}
+    hint = {"conditioning_channels": 270, "conditioning_embedding_out_channels": (16,)} if style == "tiny" else {}
     model = diffusers.ControlNetModel(**config, **hint)
     hints = [part for part in model.controlnet_cond_embedding.modules() if hasattr(part, "weight")]
     for layer in [model.controlnet_mid_block, *model.controlnet_down_blocks, *hints]:

@@ -9,7 +9,7 @@ import pytest
 import bitstream
 import dataloaders
 from annotator import load_annotator
-from codec import Decoder, Encoder, EncoderConfig
+from codec import Conditions, Decoder, Encoder, EncoderConfig
 from metrics import edge_f1
 from presets import BUNDLE, get_preset
 
@@ -73,10 +73,8 @@ def test_drawings_differ_with_the_prompt(encoder, decoded):
     prompts = [
         clip.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("blue sky above", "red red red")
     ]
-    blue, red = (
-        encoder.decoder.draw(prompt, [0], *first.sketch.shape, first.sketch)[0].reshape(-1, 3).mean(0)
-        for prompt in prompts
-    )
+    each = [Conditions(tuple(prompt), first.sketch, None) for prompt in prompts]
+    blue, red = (picture.mean((0, 1)) for picture in encoder.decoder.draw(each, [0, 0], *first.sketch.shape))
     assert red[0] - red[2] > blue[0] - blue[2] + 10
 
 

@@ -9,6 +9,7 @@ import skimage.data
 from checkpoints import local_preset
 
 import bitstream
+import colour_codec
 import dataloaders
 import text_codec
 from bitstream import BitstreamError
@@ -63,7 +64,8 @@ def test_a_new_decoder_draws_what_the_encoder_chose(row, encoder, encoded, image
     for one, image in zip(encoded, images, strict=True):
         decoded = decoder.decode(one.data)
         stream = decoded.stream
-        chosen = encoder.decoder.draw(one.prompt, [0, 1], *image.shape[:2], decoded.sketch)[stream.seed]
+        conditions = decoder.conditions(stream)
+        chosen = encoder.decoder.draw([conditions] * 2, [0, 1], *image.shape[:2])[stream.seed]
         assert np.abs(decoded.image.astype(int) - chosen.astype(int)).max() <= 1
         assert decoded.prompt == one.prompt
         assert decoded.sketch.shape == image.shape[:2] and decoded.image.shape == image.shape
@@ -77,10 +79,10 @@ def test_same_bytes_again_and_alone(row, encoded, images):
 
 def test_pic_has_no_sketch_and_needs_no_controlnet(row, images):
     without = dataclasses.replace(row, controlnet=("/nowhere",))
-    encoder = Encoder(without, EncoderConfig(sketch=False))
+    encoder = Encoder(without, EncoderConfig(sketch=False, color_bytes=0))
     data = encoder.encode(images[:1])[0]
     decoded = Decoder(without).decode(data)
-    assert decoded.sketch is None and decoded.stream.sketch is None
+    assert decoded.sketch is None and decoded.stream.sketch is None and decoded.colour is None
     assert len(data) <= 11 + 2 * 4
 
 
@@ -93,7 +95,7 @@ def test_ms_ssim_chooses_the_most_similar(row, images):
 
 def test_one_candidate_is_not_drawn(row, images, monkeypatch):
     encoder = Encoder(row, EncoderConfig(candidates=1))
-    monkeypatch.setattr(encoder.decoder, "draw_each", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(encoder.decoder, "draw", lambda *_: pytest.fail("drawn"))
     one = encoder.encode_all(images[:1])[0]
     assert one.scores == () and bitstream.unpack(one.data).seed == 0
 
@@ -111,8 +113,29 @@ def test_other_models_are_refused_by_name(row, encoder, encoded):
 
 
 def test_changed_weights_change_the_fingerprint(row, encoder):
-    assert Decoder(dataclasses.replace(row, steps=row.steps + 1)).fingerprint(True) != encoder.fingerprint
+    assert Decoder(dataclasses.replace(row, steps=row.steps + 1)).fingerprint(True, True) != encoder.fingerprint
     assert Decoder(row).fingerprint(True) != Decoder(row).fingerprint(False)
+
+
+@pytest.mark.parametrize("sketch", [True, False])
+def test_the_colour_layer_is_sent_and_drawn_from(row, images, sketch):
+    encoder = Encoder(row, EncoderConfig(sketch=sketch, color_bytes=60, candidates=1))
+    plain = Encoder(row, EncoderConfig(sketch=sketch, color_bytes=0, candidates=1)).encode_all(images[:1])[0]
+    one = encoder.encode_all(images[:1])[0]
+    decoded, size = Decoder(row).decode(one.data), images[0].shape[:2]
+    payload = decoded.stream.colour
+    assert 30 <= len(payload) <= 60 and bitstream.unpack(plain.data).colour is None
+    assert np.array_equal(decoded.colour, colour_codec.decode(payload, *size))
+    assert decoded.colour.shape == (size[0] // 8, size[1] // 8, 3)
+    assert np.abs(decoded.image.astype(int) - Decoder(row).decode(plain.data).image).mean() > 0.1
+
+
+def test_colours_can_be_dropped_beside_a_sketch(row, images):
+    stream = bitstream.unpack(Encoder(row, EncoderConfig(color_bytes=60, candidates=1)).encode(images[:1])[0])
+    dropped = bitstream.pack(dataclasses.replace(stream, colour=None))
+    plain = Encoder(row, EncoderConfig(color_bytes=0, candidates=1)).encode(images[:1])[0]
+    assert dropped == plain
+    assert Decoder(row).decode(dropped).colour is None
 
 
 def test_sketch_of_another_size_is_refused(encoder, encoded):
@@ -161,8 +184,8 @@ def test_lpips_chooses_the_nearest(small, images, monkeypatch):
     distance = {0: 0.3, 1: 0.1, 2: 0.2}
     monkeypatch.setattr("metrics.networks.load_lpips", lambda device: lambda image, picture: distance[picture[0, 0, 0]])
     encoder = Encoder(small, EncoderConfig(sketch=False, loss="lpips", candidates=3, prompt="a"))
-    draw = lambda prompts, seeds, height, width, sketches: [np.full((height, width, 3), seed) for seed in seeds]  # noqa: E731
-    monkeypatch.setattr(encoder.decoder, "draw_each", draw)
+    draw = lambda each, seeds, height, width: [np.full((height, width, 3), seed) for seed in seeds]  # noqa: E731
+    monkeypatch.setattr(encoder.decoder, "draw", draw)
     one = encoder.encode_all(images[:1])[0]
     assert one.scores == (-0.3, -0.1, -0.2) and bitstream.unpack(one.data).seed == 1
 
@@ -180,13 +203,13 @@ def test_lpips_without_its_weights_says_what_is_missing(small, monkeypatch):
 def test_candidates_of_one_size_share_batches(small, images, monkeypatch):
     config = EncoderConfig(candidates=3, together=6)
     encoder, sizes = Encoder(small, config), []
-    draw_each = encoder.decoder.draw_each
+    draw = encoder.decoder.draw
 
-    def recorded(prompts, seeds, *rest):
+    def recorded(each, seeds, *rest):
         sizes.append(len(seeds))
-        return draw_each(prompts, seeds, *rest)
+        return draw(each, seeds, *rest)
 
-    monkeypatch.setattr(encoder.decoder, "draw_each", recorded)
+    monkeypatch.setattr(encoder.decoder, "draw", recorded)
     square, wide = images[0], images[1]
     batch = [square, wide, square[::-1], square[:, ::-1]]
     together = encoder.encode_all(batch)
@@ -204,7 +227,8 @@ def test_a_text_is_sent_in_words_and_drawn_from_its_ids(small, images):
     assert text_codec.decode_text(decoded.stream.text) == decoded.text == "A red barn, snow"
     ids = encoder.decoder.generator.tokenizer("A red barn, snow", add_special_tokens=False).input_ids
     assert decoded.prompt == one.prompt == tuple(ids)
-    drawn = encoder.decoder.draw(ids, [decoded.stream.seed], *images[0].shape[:2], decoded.sketch)[0]
+    conditions = encoder.decoder.conditions(decoded.stream)
+    drawn = encoder.decoder.draw([conditions], [decoded.stream.seed], *images[0].shape[:2])[0]
     assert np.abs(decoded.image.astype(int) - drawn.astype(int)).max() <= 1
     assert -1 <= one.cosine <= 1
 

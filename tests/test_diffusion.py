@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import VOCABULARY, local_preset, make_stable_diffusion
+from diffusers import StableDiffusionControlNetPipeline
 from safetensors.torch import load_file, save_file
 
 import presets
@@ -119,7 +120,7 @@ def test_unet_starts_from_the_seeds_noise(generator, monkeypatch, sketch):
 
 def test_samplers_are_the_presets(generator):
     generator.generate(PROMPT, [0], *SIZE, lines(1))
-    text, sketch = generator._text_pipeline.scheduler, generator._sketch_pipeline.scheduler
+    text, sketch = generator._text_pipeline.scheduler, generator._pipeline(StableDiffusionControlNetPipeline).scheduler
     assert (type(text).__name__, text.config.algorithm_type) == ("DPMSolverMultistepScheduler", "dpmsolver++")
     assert type(sketch).__name__ == "UniPCMultistepScheduler"
     flow = generator.preset.name == "tiny"
@@ -135,7 +136,10 @@ def test_flow_sampler_lands_on_the_clean_latents_of_a_perfect_network(tmp_path):
     generator = load_generator(local_preset(tmp_path, "tiny"), "cpu")
     generator.generate(PROMPT, [0], *SIZE, lines(1))
     clean, latents = torch.full((1, 16, 4, 8), 0.3), initial_noise(0, 16, 4, 8)[None]
-    for scheduler in (generator._text_pipeline.scheduler, generator._sketch_pipeline.scheduler):
+    for scheduler in (
+        generator._text_pipeline.scheduler,
+        generator._pipeline(StableDiffusionControlNetPipeline).scheduler,
+    ):
         scheduler.set_timesteps(8)
         drawn = latents
         for number, step in enumerate(scheduler.timesteps):
@@ -221,7 +225,7 @@ def test_weights_that_are_missing_cut_or_misshapen_are_refused(row, tmp_path, pa
 
 def test_control_that_does_not_fit_the_controlnet(row):
     generator = load_generator(dataclasses.replace(row, control="space to depth 8"), "cpu")
-    with pytest.raises(PresetError, match='takes 3 channels, but control "space to depth 8" gives 64'):
+    with pytest.raises(PresetError, match='takes 3 channels, but control "space to depth 8" gives 69'):
         generator.generate(PROMPT, [0], *SIZE, lines(1))
 
 
@@ -264,7 +268,7 @@ def test_picture_control_is_sharpened():
 def test_space_to_depth_keeps_every_pixel():
     sketch = np.random.default_rng(0).integers(0, 256, (32, 48), dtype=np.uint8)
     control = control_tensor(sketch, "space to depth 16")
-    assert control.shape == (1, 256, 2, 3)
+    assert control.shape == (1, 270, 2, 3)
     assert control[0, 16 * 5 + 7, 1, 2] == pytest.approx(sketch[16 + 5, 32 + 7] / 255)
 
 

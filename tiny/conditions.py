@@ -1,13 +1,15 @@
-"""What the generator is trained on besides photographs: sketches, decoded sketches, inverted prompts.
+"""What the generator is trained on besides photographs: sketches, decoded sketches, colour maps, inverted prompts.
 
     python -m tiny.conditions sketches --photos runs/tiny/photos --out runs/tiny/conditions
     python -m tiny.conditions export --photos runs/tiny/photos --out runs/tiny/conditions --sketches runs/tiny/sketches
     python -m tiny.conditions decoded --photos runs/tiny/photos --out runs/tiny/conditions
+    python -m tiny.conditions colours --photos runs/tiny/photos --out runs/tiny/conditions
     python -m tiny.conditions prompts --photos runs/tiny/photos --out runs/tiny/conditions
 
 `sketches` writes sketch.bin (every sketch, laid out like the photographs); `export` writes these as the pictures
-that train_compressai.py reads; `decoded` writes decoded.bin, what the
-sketch codec makes of each at one of its rates; `prompts` writes prompts.json, the ids that prompt inversion finds.
+that train_compressai.py reads; `decoded` writes decoded.bin, what the sketch codec makes of each at one of its rates;
+`colours` writes colour.bin, what the colour codec makes of each photograph at one of its rates; `prompts` writes
+prompts.json, the ids that prompt inversion finds.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -26,6 +29,7 @@ from tiny.facts import colour_grid, describe
 
 CLEAN_SHARE = 0.2  # of the sketches in training
 CHUNK = 64  # photographs between two writes
+COLOUR_BYTES = (40, 60, 80, 110, 150)  # of the colour maps
 DECODED_RATES = 6  # lambdas of the decoded sketches, over the whole range of the bundled codec
 
 
@@ -39,6 +43,8 @@ class Conditions:
         self.clean = np.memmap(folder / "sketch.bin", np.uint8, "r")
         coded = folder / "decoded.bin"
         self.coded = np.memmap(coded, np.uint8, "r") if coded.exists() else self.clean
+        self.colours = np.memmap(folder / "colour.bin", np.uint8, "r")
+        self.corners = np.cumsum([0] + [3 * (h // 8) * (w // 8) for h, w in self.shapes])
         prompts = folder / "prompts.json"
         self.prompts = json.loads(prompts.read_text()) if prompts.exists() else []
 
@@ -54,6 +60,11 @@ class Conditions:
         """Return sketch i as decoded at its rate (the clean one where none was prepared)."""
         return self.plane(self.coded, i)
 
+    def colour(self, i: int) -> np.ndarray:
+        """Return the colour map of photograph i as decoded at its rate: uint8 (H // 8, W // 8, 3)."""
+        h, w = self.shapes[i]
+        return self.colours[self.corners[i] : self.corners[i + 1]].reshape(h // 8, w // 8, 3)
+
     def prompt(self, i: int) -> list[int]:
         """Return the inverted prompt of photograph i as ids (empty where none was prepared)."""
         return self.prompts[i] if i < len(self.prompts) else []
@@ -64,9 +75,10 @@ class Conditions:
         return describe(colour_grid(self.photos[i]), row["label"], row["captions"], rng)
 
 
-def pad_to_multiple(sketch: np.ndarray, multiple: int = 64) -> np.ndarray:
-    """Mirror a sketch (H, W) outwards until both sides are multiples."""
-    return np.pad(sketch, [(0, -side % multiple) for side in sketch.shape], mode="symmetric")
+def pad_to_multiple(picture: np.ndarray, multiple: int = 64) -> np.ndarray:
+    """Mirror a picture (H, W) or (H, W, 3) outwards until both sides are multiples."""
+    margins = [(0, -side % multiple) for side in picture.shape[:2]]
+    return np.pad(picture, margins + [(0, 0)] * (picture.ndim - 2), mode="symmetric")
 
 
 _work: Callable[[int], np.ndarray]  # one process's photograph number -> its plane
@@ -101,6 +113,19 @@ def _start_decoded(photos: Path, folder: Path) -> None:
         return decoded[: sketch.shape[0], : sketch.shape[1]]
 
 
+def _start_colours(photos: Path) -> None:
+    import colour_codec
+
+    global _work
+    pictures = Photos(photos)
+
+    def _work(i: int) -> np.ndarray:
+        padded = pad_to_multiple(pictures[i])
+        payload = colour_codec.encode(padded, COLOUR_BYTES[i % len(COLOUR_BYTES)])
+        height, width = pictures[i].shape[:2]
+        return colour_codec.decode(payload, *padded.shape[:2])[: height // 8, : width // 8]
+
+
 def _call(i: int) -> bytes:
     return _work(i).tobytes()
 
@@ -115,8 +140,6 @@ def write_planes(path: Path, count: int, start: Callable[[], None], workers: int
 
 def export_sketches(photos: Photos, conditions: Conditions, out: Path) -> None:
     """Write every sketch as a PNG below `out`/train, or `out`/test for those held out."""
-    import cv2
-
     for i, row in enumerate(tqdm(photos.rows, desc="export")):
         path = out / ("test" if row["validation"] else "train") / f"{Path(row['name']).stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +163,7 @@ def write_prompts(photos: Photos, clip: Path, path: Path, steps: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Prepare one kind of condition."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("sketches", "export", "decoded", "prompts"))
+    parser.add_argument("kind", choices=("sketches", "export", "decoded", "colours", "prompts"))
     parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/conditions"))
     parser.add_argument("--sketches", type=Path, default=Path("runs/tiny/sketches"), help="for `export`")
@@ -155,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         write_prompts(photos, args.clip, args.out / "prompts.json", args.steps)
     elif args.kind == "export":
         export_sketches(photos, Conditions(args.out, photos), args.sketches)
+    elif args.kind == "colours":
+        write_planes(args.out / "colour.bin", len(photos), partial(_start_colours, args.photos), args.workers)
     elif args.kind == "sketches":
         write_planes(args.out / "sketch.bin", len(photos), partial(_start_sketches, args.photos), args.workers)
     else:

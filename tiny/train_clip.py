@@ -9,6 +9,7 @@ transformers' CLIPModel at 3.7 million parameters. The texts are those of tiny/f
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,8 @@ from tiny.training import Average, Run, cosine, parser, set_rate
 OUT = Path(__file__).parent / "bundle" / "clip"
 WORDS, POSITIONS, SIDE = 2048, 32, 96
 BATCH, RATE = 128, 1e-3
+CAPTIONED = 1 / 3  # of a batch, where there are such photographs: scenes, which labels of objects do not describe
+FEWEST_SEEN = 8  # texts of a training epoch that a word must be in to be known
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -97,17 +100,24 @@ def make_processor() -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
 
 
+def recolour(picture: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Change brightness and white balance at random, so that colours do not hang on kinds: uint8 (H, W, 3)."""
+    gain = [rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15) for _ in range(3)]
+    levels = np.linspace(0, 1, 256)[:, None] ** rng.uniform(0.75, 1.33) * gain
+    table = np.clip(255 * levels, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(cv2.LUT(np.ascontiguousarray(picture), table[None]))
+
+
 class Pairs:
-    """Random batches of (pixel values, texts), flipped and slightly cropped together with their facts."""
+    """Random batches of (pixel values, texts), flipped, cropped and recoloured together with their facts."""
 
     def __init__(self, photos: Photos, processor: CLIPImageProcessor, tokenizer: CLIPTokenizer, seed: int):
         self.photos, self.tokenizer, self.rng = photos, tokenizer, random.Random(seed)
         size = SIDE + 16
         self.squares = np.empty((len(photos), size, size, 3), np.uint8)
-        self.grids = np.empty((len(photos), 3, 3), np.int64)
-        for i in tqdm(range(len(photos)), desc="facts"):
+        for i in tqdm(range(len(photos)), desc="photographs"):
             self.squares[i] = cv2.resize(photos[i], (size, size), interpolation=cv2.INTER_AREA)
-            self.grids[i] = colour_grid(photos[i])
+        self.captioned = [i for i in photos.training if photos.rows[i]["captions"]]
         self.mean = torch.tensor(processor.image_mean).view(3, 1, 1)
         self.std = torch.tensor(processor.image_std).view(3, 1, 1)
 
@@ -118,15 +128,26 @@ class Pairs:
         y, x = self.rng.randint(0, 16), self.rng.randint(0, 16)
         return self.squares[i, y : y + SIDE, x : x + SIDE]
 
+    def sample(self) -> list[int]:
+        """Draw the photographs of a training batch, a share of them with human captions."""
+        count = min(round(BATCH * CAPTIONED), len(self.captioned))
+        return self.rng.sample(self.captioned, count) + self.rng.sample(self.photos.training, BATCH - count)
+
+    def texts(self, indices: list[int]) -> list[str]:
+        """Draw a text of each photograph as it is."""
+        rows = [self.photos.rows[i] for i in indices]
+        grids = [colour_grid(self.squares[i]) for i in indices]
+        return [describe(g, row["label"], row["captions"], self.rng) for g, row in zip(grids, rows, strict=True)]
+
     def batch(self, indices: list[int], augmented: bool = True) -> tuple[torch.Tensor, dict]:
         """Return pixel values (n, 3, SIDE, SIDE) and tokenised texts (n, length)."""
         pictures, texts = [], []
         for i in indices:
-            picture, grid, row = self.cut(i, augmented), self.grids[i], self.photos.rows[i]
-            if augmented and self.rng.random() < 0.5:
-                picture, grid = picture[:, ::-1], grid[:, ::-1]
+            picture, row = self.cut(i, augmented), self.photos.rows[i]
+            if augmented:
+                picture = recolour(picture[:, :: self.rng.choice((1, -1))], self.rng)
             pictures.append(picture)
-            texts.append(describe(grid, row["label"], row["captions"], self.rng))
+            texts.append(describe(colour_grid(picture), row["label"], row["captions"], self.rng))
         pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt")
         return (pixels - self.mean) / self.std, tokens
@@ -139,6 +160,17 @@ def contrastive(model: CLIPModel, pixels: torch.Tensor, tokens: dict) -> torch.T
     logits = out.logits_per_image.float()
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def known_words(tokenizer: CLIPTokenizer, pairs: Pairs) -> list[str]:
+    """Return the whole words, of three letters or more, that `FEWEST_SEEN` texts of one epoch hold."""
+    texts = tokenizer(pairs.texts(pairs.photos.training), add_special_tokens=False, truncation=True)
+    seen = Counter()
+    for tokens in map(tokenizer.convert_ids_to_tokens, texts["input_ids"]):
+        starts = [True, *(token.endswith("</w>") for token in tokens)]
+        seen.update({token for token, first in zip(tokens, starts, strict=False) if first and token.endswith("</w>")})
+    words = [token.removesuffix("</w>") for token, count in seen.items() if count >= FEWEST_SEEN]
+    return sorted(word for word in words if word.isalpha() and len(word) > 2)
 
 
 @torch.no_grad()
@@ -170,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def train_step(progress: float) -> dict:
         set_rate(optimizer, RATE * cosine(progress, warmup=0.05))
-        loss = contrastive(model, *pairs.batch(pairs.rng.sample(photos.training, BATCH)))
+        loss = contrastive(model, *pairs.batch(pairs.sample()))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -187,6 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"held-out text-to-image recall@10: {recall_at_10(final, pairs):.3f} of {len(photos.validation)} photographs")
     final.half().save_pretrained(args.out)
     processor.save_pretrained(args.out)
+    (args.run / "words.txt").write_text("\n".join(known_words(tokenizer, pairs)) + "\n", encoding="utf-8")
 
 
 def exported(average: Average, tokenizer: CLIPTokenizer) -> CLIPModel:

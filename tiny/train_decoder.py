@@ -59,8 +59,8 @@ def features(network: HED, pixels: Tensor) -> list[Tensor]:
 
 
 def reconstruction_loss(drawn: Tensor, truth: Tensor, network: HED) -> Tensor:
-    """L1 at three scales + 0.5 squared error + distance of edge features."""
-    loss = 0.5 * F.mse_loss(drawn, truth)
+    """L1 at three scales + 4 times the squared error + distance of edge features."""
+    loss = 4 * F.mse_loss(drawn, truth)
     for scale in (1, 2, 4):
         loss = loss + F.l1_loss(F.avg_pool2d(drawn, scale), F.avg_pool2d(truth, scale)) / 3
     for a, b in zip(features(network, drawn), features(network, truth), strict=True):

@@ -2,10 +2,11 @@
 
     python -m tiny.train_generator --photos runs/tiny/photos --conditions runs/tiny/conditions --seconds 4500
 
-A batch is (photograph, prompt, sketch): the prompt is the one that prompt inversion finds for the photograph, or a
-text of tiny/facts.py, or nothing; the sketch is the decoded one at one of the codec's rates, or the clean one, or
-nothing. x_s = (1 - s) x + s noise, and the network predicts noise - x (Lipman et al., "Flow Matching for Generative
-Modeling", 2023), at timestep 1000 s. Half of the noise levels are close to 1, where few-step sampling needs them.
+A batch is (photograph, prompt, sketch, colour map): the prompt is the one that prompt inversion finds for the
+photograph, or a text of tiny/facts.py, or nothing; the sketch is the decoded one at one of the codec's rates, or the
+clean one, or nothing; the colour map is the decoded one at one of its rates, or nothing. x_s = (1 - s) x + s noise, and
+the network predicts noise - x (Lipman et al., "Flow Matching for Generative Modeling", 2023), at timestep 1000 s. Half
+of the noise levels are close to 1, where few-step sampling needs them.
 """
 
 import random
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffusion.control import control_tensor
+from diffusion.control import COLOUR_SCALE, control_channels, control_tensor
+from diffusion.generator import framed
 from tiny.conditions import Conditions
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
@@ -38,7 +40,7 @@ WIDTHS, TEXT_WIDTH = (96, 192), 192
 CONTROL = f"space to depth {PATCH}"  # as in the preset
 BATCH, RATE = 16, 8e-4
 SIZES = ((256, 256), (256, 320), (320, 256), (256, 384), (384, 256))  # of the crops, pixels
-DROP_TEXT, DROP_SKETCH, FACTS = 0.15, 0.12, 0.35
+DROP_TEXT, DROP_SKETCH, DROP_COLOUR, FACTS = 0.15, 0.12, 0.4, 0.25
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -57,13 +59,13 @@ def make_unet() -> UNet2DConditionModel:
 
 
 def make_controlnet() -> ControlNetModel:
-    """Build the untrained ControlNet, whose hint is the sketch in space-to-depth by 16.
+    """Build the untrained ControlNet, whose hint is sketch and colour map at the latents' resolution.
 
     Its usual zero convolutions are given an ordinary start: there is no pretrained UNet to protect.
     """
     controlnet = ControlNetModel(
         in_channels=CHANNELS,
-        conditioning_channels=PATCH**2,
+        conditioning_channels=control_channels(CONTROL),
         conditioning_embedding_out_channels=(WIDTHS[0],),
         block_out_channels=WIDTHS,
         layers_per_block=1,
@@ -87,7 +89,7 @@ class Drawer(nn.Module):
         self.controlnet.set_attn_processor(AttnProcessor())
 
     def forward(self, noisy: Tensor, level: Tensor, text: Tensor, control: Tensor, shown: Tensor) -> Tensor:
-        """(N, 16, h, w), (N,), (N, T, 192), (N, 256, h, w), (N,) 1 where the sketch is shown -> (N, 16, h, w)."""
+        """(N, 16, h, w), (N,), (N, T, 192), (N, C, h, w), (N,) 1 where the control is shown -> (N, 16, h, w)."""
         down, middle = self.controlnet(noisy, 1000 * level, text, control, return_dict=False)
         mask = shown.view(-1, 1, 1, 1)
         down, middle = [d * mask for d in down], middle * mask
@@ -136,32 +138,52 @@ class Batches:
     @torch.no_grad()
     def encode_text(self, prompts: list[list[int]]) -> Tensor:
         """Encode prompts as the pipeline does: begin, ids, end, padding -> (N, 32, 192)."""
-        tokenizer = self.tokenizer
-        longest = tokenizer.model_max_length
-        rows = []
-        for ids in prompts:
-            row = [tokenizer.bos_token_id, *ids[: longest - 2], tokenizer.eos_token_id]
-            rows.append(row + [tokenizer.pad_token_id] * (longest - len(row)))
+        longest = self.tokenizer.model_max_length
+        rows = [framed(ids[: longest - 2], self.tokenizer, longest) for ids in prompts]
         return self.text_encoder(torch.tensor(rows)).last_hidden_state
 
-    def crop(self, i: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Cut photograph and sketch i at the same random place, flipped half of the time."""
-        photo, sketch = self.photos[i], self.conditions.sketch(i, self.rng)
-        y, x = (self.rng.randint(0, side - cut) for side, cut in zip(photo.shape[:2], size, strict=True))
-        window = np.s_[y : y + size[0], x : x + size[1]]
-        if self.rng.random() < 0.5:
-            return photo[window][:, ::-1], sketch[window][:, ::-1]
-        return photo[window], sketch[window]
+    def control(self, i: int, window: tuple[slice, slice], flip: int) -> Tensor | None:
+        """Draw what the ControlNet is shown of a window of photograph i, None for nothing: (1, C, h, w)."""
+        sketch = colour = None
+        if self.rng.random() > DROP_SKETCH:
+            sketch = self.conditions.sketch(i, self.rng)[window][:, ::flip]
+        if self.rng.random() > DROP_COLOUR:
+            cells = tuple(slice(part.start // COLOUR_SCALE, part.stop // COLOUR_SCALE) for part in window)
+            colour = self.conditions.colour(i)[cells][:, ::flip]
+        return None if sketch is None and colour is None else control_tensor(sketch, CONTROL, colour)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return latents (N, 16, h, w), text (N, 32, 192), control (N, 256, h, w), shown (N,)."""
+        """Return latents (N, 16, h, w), text (N, 32, 192), control (N, C, h, w), shown (N,).
+
+        Crops are at random places, flipped half of the time.
+        """
         size = self.rng.choice(SIZES)
         chosen = self.rng.sample(self.fitting[size], BATCH)
-        photos, sketches = zip(*(self.crop(i, size) for i in chosen), strict=True)
+        photos, controls = [], []
+        for i in chosen:
+            room = [(side - cut) // COLOUR_SCALE for side, cut in zip(self.photos[i].shape[:2], size, strict=True)]
+            y, x = (COLOUR_SCALE * self.rng.randint(0, steps) for steps in room)
+            window, flip = np.s_[y : y + size[0], x : x + size[1]], self.rng.choice((1, -1))
+            photos.append(self.photos[i][window][:, ::flip])
+            controls.append(self.control(i, window, flip))
         latents = self.encoder.encode(to_pixels(photos))
-        control = torch.cat([control_tensor(sketch, CONTROL) for sketch in sketches])
-        shown = (torch.rand(BATCH) > DROP_SKETCH).float()
+        shown = torch.tensor([control is not None for control in controls]).float()
+        nothing = torch.zeros(1, control_channels(CONTROL), *latents.shape[2:])
+        control = torch.cat([nothing if control is None else control for control in controls])
         return latents, self.encode_text([self.text(i) for i in chosen]), control, shown
+
+
+SHOWN = ("text", "sketch+text", "sketch+text+colour")
+
+
+def held_out(batches: Batches, i: int, shown: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Tensor, Tensor]:
+    """Return photograph i's middle square: pixels, sketch, colour map; then text and control of what is `shown`."""
+    photo, sketch, colour = batches.photos[i], batches.conditions.decoded(i), batches.conditions.colour(i)
+    photo, sketch, colour = photo[:256, :256], sketch[:256, :256], colour[:32, :32]
+    control = control_tensor(
+        sketch if "sketch" in shown else None, CONTROL, colour if "sketch" not in shown or "colour" in shown else None
+    )
+    return photo, sketch, colour, batches.encode_text([batches.conditions.prompt(i)]), control
 
 
 @torch.no_grad()
@@ -172,16 +194,16 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
     the darker one, so that what it tells shows at 0.7.
     """
     generator = torch.Generator().manual_seed(0)
-    errors = {f"{shown} {level}": [] for shown in ("sketch+text", "text") for level in (0.98, 0.7)}
+    errors = {f"{shown} {level}": [] for shown in SHOWN for level in (0.98, 0.7)}
     for i in batches.photos.validation[:64]:
-        photo, sketch = batches.photos[i][:256, :256], batches.conditions.decoded(i)[:256, :256]
-        x = batches.encoder.encode(to_pixels([photo]))
-        control = control_tensor(sketch, CONTROL)
-        noise, text = torch.randn(x.shape, generator=generator), batches.encode_text([batches.conditions.prompt(i)])
+        noise = None
         for name, found in errors.items():
-            level = float(name.split()[1])
+            shown, level = name.split()[0], float(name.split()[1])
+            photo, _, _, text, control = held_out(batches, i, shown)
+            x = batches.encoder.encode(to_pixels([photo]))
+            noise = torch.randn(x.shape, generator=generator) if noise is None else noise
             noisy = (1 - level) * x + level * noise
-            flow = drawer(noisy, torch.tensor([level]), text, control, torch.tensor([float("sketch" in name)]))
+            flow = drawer(noisy, torch.tensor([level]), text, control, torch.tensor([float(shown != "text")]))
             found.append(F.mse_loss(noisy - level * flow, x).item())
     return {name: float(np.mean(error)) for name, error in errors.items()}
 
@@ -210,20 +232,20 @@ def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
 
 @torch.no_grad()
 def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path, steps: int = 8) -> None:
-    """Draw held-out photographs by plain Euler steps without guidance: original, sketch, drawn."""
+    """Draw held-out photographs by plain Euler steps without guidance: original, sketch, drawn, colour map, drawn."""
     tiles = []
     for i in batches.photos.validation[:16]:
-        photo, sketch = batches.photos[i][:256, :256], batches.conditions.decoded(i)[:256, :256]
-        control = control_tensor(sketch, CONTROL)
-        text, shown = batches.encode_text([batches.conditions.prompt(i)]), torch.ones(1)
-        x = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
-        levels = torch.linspace(1, 0, steps + 1)
-        for level, following in pairwise(levels):
-            x = x + (following - level) * drawer(x, level[None], text, control, shown)
-        drawn = vae.decode(x).sample.clamp(-1, 1) / 2 + 0.5
-        hint = torch.from_numpy(sketch / 255).float().expand(1, 3, -1, -1)
-        tiles.append(torch.cat([to_pixels([photo]) / 2 + 0.5, hint, drawn], 2))
-    save_image(torch.cat(tiles), path, nrow=8)
+        row = []
+        for shown in SHOWN[1:]:
+            photo, sketch, colour, text, control = held_out(batches, i, shown)
+            x = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
+            levels = torch.linspace(1, 0, steps + 1)
+            for level, following in pairwise(levels):
+                x = x + (following - level) * drawer(x, level[None], text, control, torch.ones(1))
+            hint = np.repeat(sketch[..., None], 3, 2) if shown == "sketch+text" else np.kron(colour, np.ones((8, 8, 1)))
+            row += [to_pixels([hint]), vae.decode(x).sample]
+        tiles.append(torch.cat([to_pixels([photo]), *row], 3).clamp(-1, 1) / 2 + 0.5)
+    save_image(torch.cat(tiles), path, nrow=4)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,13 +15,21 @@ from typing import NamedTuple
 import numpy as np
 
 import bitstream
+import colour_codec
 import text_codec
 from bitstream import BitstreamError, Stream
 from codec import DecodeError, Decoder
+from colour_codec import ColourError
 from models_ntc.entropy import SketchError
 from prompt_inversion import sub_vocabulary
 
-ERRORS = (BitstreamError, text_codec.TextError, SketchError, DecodeError)  # the documented ones, and no other
+ERRORS = (
+    BitstreamError,
+    text_codec.TextError,
+    SketchError,
+    ColourError,
+    DecodeError,
+)  # the documented ones, and no other
 SIZES = ((64, 64), (128, 192), (256, 256))  # coded height and width
 PROMPTS = ("", "a red barn under a stormy sky", "Zwölf Boxkämpfer, 12 of them!", "x" * 300)
 WAYS = ("flipped", "cut", "spliced", "random")  # what a mutation does
@@ -37,7 +45,7 @@ class Spoiled(NamedTuple):
 
 
 def well_formed(decoder: Decoder) -> list[bytes]:
-    """Streams that `decoder` reads: ids in every coding, texts, sketches of some sizes, small and large seeds."""
+    """Streams that `decoder` reads: ids in every coding, texts, sketches, colour maps, sizes, small and large seeds."""
     tokenizer = decoder.generator.tokenizer
     words, rng = len(tokenizer), random.Random(0)
     subset = sub_vocabulary(tokenizer, 7)
@@ -47,15 +55,32 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     texts += map(text_codec.encode_text, PROMPTS)
     codec = decoder.sketch_codec
     sketches = [(size, codec.compress(rings(*size, count))) for size in SIZES for count in (0, 3)]
+    colours = [(size, colour_codec.encode(hues(*size), count)) for size in SIZES for count in (20, 90)]
     streams = [stream(decoder, (64, 64), text, None, seed) for seed, text in enumerate(texts)]
     streams += [stream(decoder, size, None, sketch, 14) for size, sketch in sketches]
     streams += [stream(decoder, size, texts[0], sketch, 2**31 - 1) for size, sketch in sketches]
+    streams += [stream(decoder, size, texts[0], None, 1, colour) for size, colour in colours]
+    streams += [stream(decoder, size, texts[0], sketches[0][1], 1, colour) for size, colour in colours[:2]]
     return [bitstream.pack(each) for each in streams]
 
 
-def stream(decoder: Decoder, size: tuple[int, int], text: bytes | None, sketch: bytes | None, seed: int) -> Stream:
+def stream(
+    decoder: Decoder,
+    size: tuple[int, int],
+    text: bytes | None,
+    sketch: bytes | None,
+    seed: int,
+    colour: bytes | None = None,
+) -> Stream:
     """A stream of the decoder's own models."""
-    return Stream(decoder.fingerprint(sketch is not None), 1000, 700, size[1], size[0], seed, text, sketch)
+    fingerprint = decoder.fingerprint(sketch is not None, colour is not None)
+    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch, colour)
+
+
+def hues(height: int, width: int) -> np.ndarray:
+    """A picture (height, width, 3) uint8 of smooth colours."""
+    y, x = np.mgrid[:height, :width]
+    return np.uint8(127 + 120 * np.stack([np.sin(x / 29), np.cos(y / 23), np.sin((x + y) / 41)], -1))
 
 
 def rings(height: int, width: int, count: int) -> np.ndarray:
