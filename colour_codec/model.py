@@ -26,6 +26,7 @@ TABLES = Path(__file__).parent / "tables.json"
 STEPS = 32
 RADII = (0, 12, 18, 24, 32, 40, 50, 62, 76, 92, 110, 132, 160, 192, 234, 8 * RADIUS)  # in 1 / 8
 MOST = 255  # largest magnitude
+ESCAPE = 18  # from this magnitude on all cost the same
 PAD = 3
 HEADS = NONZERO, ABOVE_ONE, ABOVE_TWO, MORE, NEGATIVE, PLACE_ONE, PLACE_MORE = tuple(range(7))
 BEFORE = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2), (2, -1), (-1, 2), (3, 0), (0, 3), (2, 2))
@@ -33,16 +34,20 @@ SIGNED = ((1, 0), (0, 1), (2, 0), (0, 2), (2, 2))
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1))
 FEATURES = len(BEFORE) + len(SIGNED) + 22
 LOGARITHM = np.array([round(64 * math.log2(1 + n / 8)) for n in range(16 * RADIUS)])
-MAGNITUDE = np.array([round(64 * math.log2(1 + min(n, 15))) for n in range(MOST + 1)])
+MAGNITUDE = np.array([round(64 * math.log2(1 + min(n, 15))) for n in range(512)])  # the mean lightness is below 512
 PROBABILITY_BITS = 16
+RADII_TOTAL = 1024
 LOGITS = 320  # the table of probabilities has logits of -LOGITS..LOGITS in 1 / 32
 
 
 class Model(NamedTuple):
-    """Networks of the planes, lists of (weights, bias) as float64 whole numbers, and the table of probabilities."""
+    """The content of tables.json."""
 
-    networks: list
-    probabilities: np.ndarray
+    networks: list  # of the planes: lists of (weights, bias), float64 whole numbers
+    probabilities: np.ndarray  # of logits -LOGITS..LOGITS in 1 / 32
+    radii: (
+        np.ndarray
+    )  # (2, STEPS, radii): starts of the shares of luma's and chroma's radius at a step, RADII_TOTAL last
 
 
 class Scan(NamedTuple):
@@ -67,7 +72,12 @@ def model_of(tables: dict) -> Model:
         [(np.array(layer["weights"], np.float64), np.array(layer["bias"], np.float64)) for layer in network]
         for network in tables["networks"]
     ]
-    return Model(networks, np.array(tables["probabilities"], np.int64))
+    return Model(networks, np.array(tables["probabilities"], np.int64), _starts(np.array(tables["radii"], np.int64)))
+
+
+def _starts(shares: np.ndarray) -> np.ndarray:
+    """Sums of the shares before each, and of all."""
+    return np.concatenate([np.zeros_like(shares[..., :1]), np.cumsum(shares, -1)], -1)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,15 +1,148 @@
-"""The colour map's codec: sizes, budgets, hostile bytes, the same map everywhere."""
+"""The colour map's codec: budgets, quality, sizes, hostile bytes, and the same map everywhere."""
+
+import hashlib
+import math
 
 import numpy as np
 import pytest
 from skimage import data
 
 import colour_codec
+from colour_codec import model, transform
+from metrics import psnr
+
+GOLDEN = "534c4ff3b2d84e5b9e13da9d4a7c1f64b90fc8c6cdf4325a01ad23229310297d646174715ed43926"
+GOLDEN_MAP = "06c67b2547e32986a1343e7532a75ba02d7a3512801be4c1307ca8a06b4bffb3"
 
 
-@pytest.mark.parametrize("budget", [8, 20, 60, 150, 400])
-def test_round_trip_within_the_budget(budget):
-    image = data.astronaut()[:256, :384]
+def photograph(name: str) -> np.ndarray:
+    image = getattr(data, name)()
+    return image[: image.shape[0] // 64 * 64, : image.shape[1] // 64 * 64]
+
+
+def quality(image: np.ndarray, budget: int) -> float:
+    height, width = image.shape[:2]
     payload = colour_codec.encode(image, budget)
     assert len(payload) <= budget
-    assert colour_codec.decode(payload, 256, 384).shape == (32, 48, 3)
+    return psnr(image, colour_codec.enlarge(colour_codec.decode(payload, height, width), height, width))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_more_bytes_are_within_the_budget_and_better(name):
+    image = photograph(name)
+    found = [quality(image, budget) for budget in (8, 20, 40, 80, 150, 400)]
+    assert found == sorted(found)
+    assert found[4] > found[1] + 1.5
+
+
+def test_the_payload_uses_its_budget():
+    image = photograph("astronaut")
+    assert all(len(colour_codec.encode(image, budget)) >= budget - 3 for budget in (20, 60, 150))
+
+
+def test_the_same_map_everywhere():
+    colour = colour_codec.decode(bytes.fromhex(GOLDEN), 128, 192)
+    assert hashlib.sha256(colour.tobytes()).hexdigest() == GOLDEN_MAP
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (256, 384), (512, 768), (1024, 64), (64, 4096)])
+def test_sizes(size):
+    rng = np.random.default_rng(0)
+    image = colour_codec.enlarge(rng.integers(0, 256, (4, 4, 3), np.uint8), *size)
+    payload = colour_codec.encode(image, 200)
+    colour = colour_codec.decode(payload, *size)
+    assert colour.shape == (size[0] // 8, size[1] // 8, 3) and colour.dtype == np.uint8
+    assert psnr(image, colour_codec.enlarge(colour, *size)) > 24
+
+
+@pytest.mark.parametrize("picture", ["black", "white", "magenta", "noise", "stripes"])
+def test_any_picture_fits_the_smallest_budget(picture):
+    image = np.zeros((128, 192, 3), np.uint8)
+    image[:] = {"black": 0, "white": 255, "magenta": (255, 0, 255)}.get(picture, 0)
+    if picture == "noise":
+        image = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+    if picture == "stripes":
+        image[:, ::2] = 255
+    quality(image, colour_codec.MIN_BYTES)
+    if picture in ("black", "white", "magenta"):
+        assert quality(image, 40) > 40
+
+
+def test_blank_fits_whatever_the_tables_say():
+    tables = model.load()
+    starts = min(np.diff(tables.radii[kind, model.STEPS - 1])[0] for kind in (0, 1))
+    bits = 5 + 2 * math.log2(model.RADII_TOTAL / starts) + 3 + 2 * math.log2(65536 / tables.probabilities.min())
+    assert bits / 8 + 1 <= colour_codec.MIN_BYTES
+
+
+def test_hostile_bytes_give_a_map_or_an_error():
+    rng = np.random.default_rng(0)
+    accepted = 0
+    for turn in range(150):
+        length = int(rng.choice([0, 1, 3, 10, 60, 400, colour_codec.MAX_BYTES, 70000]))
+        payload = [rng.bytes(length), b"\xff" * length, bytes(length), rng.bytes(1) * length][turn % 4]
+        size = (256, 384) if turn % 3 else (64, 1024)
+        try:
+            colour = colour_codec.decode(payload, *size)
+        except colour_codec.ColourError as error:
+            assert "\n" not in str(error)
+        else:
+            accepted += 1
+            assert colour.shape == (size[0] // 8, size[1] // 8, 3)
+    assert accepted < 20  # an empty payload is a map
+
+
+def test_damaged_payloads():
+    payload = colour_codec.encode(photograph("coffee"), 60)
+    size = photograph("coffee").shape[:2]
+    right = colour_codec.decode(payload, *size)
+    for more in (b"\0", b"\1", b"\xff", bytes(30)):
+        with pytest.raises(colour_codec.ColourError, match="never written"):
+            colour_codec.decode(payload + more, *size)
+    for damaged in [payload[:end] for end in range(len(payload))] + [
+        payload[:at] + bytes([payload[at] ^ 1 << at % 8]) + payload[at + 1 :] for at in range(len(payload))
+    ]:
+        try:
+            assert not np.array_equal(colour_codec.decode(damaged, *size), right)
+        except colour_codec.ColourError:
+            continue
+
+
+def test_wrong_use():
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="at least"):
+        colour_codec.encode(image, colour_codec.MIN_BYTES - 1)
+    with pytest.raises(ValueError, match="multiples of 64"):
+        colour_codec.encode(image[:60], 60)
+    with pytest.raises(ValueError, match="multiples of 64"):
+        colour_codec.decode(b"", 64, 4160)
+
+
+def test_no_library_can_round_a_table_otherwise():
+    angles = [(j, 16 * n) for n in range(1, 65) for j in range(32 * n)]  # of 2 * length
+    values = np.array([math.sqrt(2) * math.cos(math.pi * j / n) * (1 << transform.BASIS_BITS) for j, n in angles])
+    assert np.abs(values % 1 - 0.5).min() > 1e-7
+    logarithms = [64 * math.log2(1 + n / 8) for n in range(16 * transform.RADIUS)]
+    assert np.abs(np.array(logarithms) % 1 - 0.5).min() > 1e-7
+
+
+def test_networks_are_exact_in_float64():
+    """No sum of products can reach 2**53, and all numbers are whole."""
+    for network in model.load().networks:
+        for weights, bias in network:
+            assert (weights % 1 == 0).all() and (bias % 1 == 0).all()
+            assert (np.abs(weights).sum(0) * 32767 + np.abs(bias)).max() < 2**53
+
+
+def test_coefficients_are_in_rgb_units():
+    """The squared coefficients sum up to the mean square of the RGB values (Parseval)."""
+    rng = np.random.default_rng(0)
+    image = colour_codec.enlarge(rng.integers(0, 256, (4, 6, 3), np.uint8), 256, 384)
+    assert np.isclose((transform.analyse(image) ** 2).sum(), (image.astype(float) ** 2).mean(), rtol=1e-3)
+
+
+def test_whole_numbers_draw_what_real_numbers_draw():
+    image = colour_codec.enlarge(np.random.default_rng(1).integers(0, 256, (4, 6, 3), np.uint8), 256, 384)
+    coefficients = np.round(transform.analyse(image) * transform.UNIT).astype(np.int64)
+    exact = image.reshape(32, 8, 48, 8, 3).mean((1, 3))
+    assert np.abs(transform.synthesise(coefficients, 256, 384) - exact).mean() < 1.5
