@@ -22,7 +22,8 @@ MIN_BYTES, MAX_BYTES = 8, 1000
 LAMBDAS = (0.04, 0.2)  # the best is about 0.12, and between two steps the bytes differ by less than between these
 FINEST_LAMBDA = 0.005  # for large budgets, where there is no finer step
 ROUNDS = 3
-HALVINGS = 8  # of the range of lambda
+ROUND_UP = 0.65  # where the first round begins
+HALVINGS = 6  # of the range of lambda
 
 
 class Trial(NamedTuple):
@@ -50,12 +51,14 @@ class Picture:
             middle = (first + last) // 2
             fits = self.trial(middle, LAMBDAS[1]).bits <= 8 * budget
             first, last = (first, middle) if fits else (middle + 1, last)
-        high, low = math.log(LAMBDAS[1]), math.log(LAMBDAS[0] if first else FINEST_LAMBDA)
-        tried = [self._tried(first, high, budget), self._tried(first, low, budget)]
-        for _ in range(0 if tried[1] else HALVINGS):
-            middle = (high + low) / 2
-            tried.append(self._tried(first, middle, budget))
-            high, low = (middle, low) if tried[-1] else (high, middle)
+        tried = []
+        for step in range(first, min(first + 2, STEPS)):
+            high, low = math.log(LAMBDAS[1]), math.log(LAMBDAS[0] if first else FINEST_LAMBDA)
+            tried += [self._tried(step, high, budget), self._tried(step, low, budget)]
+            for _ in range(0 if tried[-1] else HALVINGS):
+                middle = (high + low) / 2
+                tried.append(self._tried(step, middle, budget))
+                high, low = (middle, low) if tried[-1] else (high, middle)
         return min(filter(None, tried), default=(math.inf, self.payload(self.blank())))[1]
 
     def _tried(self, step: int, weight: float, budget: int) -> tuple[float, bytes] | None:
@@ -72,23 +75,28 @@ class Picture:
 
     def trial(self, step: int, weight: float) -> Trial:
         """Quantise so that error + weight * step size**2 * bits is small."""
-        planes, radii = model.empty(*self.size), [len(RADII) - 1] * 2
+        planes, radii = model.empty(*self.size), [0, 0]
         price = weight * (step_size(step, 0) / UNIT) ** 2
         bits, error = math.log2(STEPS), 0.0
         for plane in range(3):
+            kind = min(plane, 1)
             exact = np.abs(self.coefficients[plane]) * UNIT / step_size(step, plane)
-            candidates = self._candidates(exact, step, plane)
-            chosen = np.where(exact % 1 < 0.65, 2, 3)
+            if plane < 2:  # c has the radius of b
+                radii[kind] = int(np.searchsorted(RADII, self.at.radius[exact >= ROUND_UP].max(initial=0)))
+            rows = np.flatnonzero(self.at.radius <= RADII[radii[kind]])
+            candidates = self._candidates(exact[rows], step, plane)
+            chosen = np.where(exact[rows] % 1 < ROUND_UP, 2, 3)
             for _ in range(ROUNDS):
-                errors, costs = self._judge(planes, step, radii, plane, candidates, chosen, exact)
+                errors, costs = self._judge(planes, step, radii, plane, rows, candidates, chosen, exact[rows])
                 chosen = (errors + price * costs).argmin(1)
             if plane < 2:
-                radii[plane] = self._radius(errors[:, 0] - (errors + price * costs).min(1))
-                bits -= math.log2(np.diff(self.tables.radii[plane, step])[radii[plane]] / model.RADII_TOTAL)
-            inside = self.at.radius <= RADII[radii[min(plane, 1)]]
-            chosen[~inside] = 0
-            errors, costs = self._judge(planes, step, radii, plane, candidates, chosen, exact)
-            bits += _picked(costs, chosen)[inside].sum()
+                radii[kind] = self._radius(rows, errors[:, 0] - (errors + price * costs).min(1))
+                bits -= math.log2(np.diff(self.tables.radii[kind, step])[radii[kind]] / model.RADII_TOTAL)
+            keep = self.at.radius[rows] <= RADII[radii[kind]]
+            rows, candidates, chosen, planes[plane] = rows[keep], candidates[keep], chosen[keep], 0
+            errors, costs = self._judge(planes, step, radii, plane, rows, candidates, chosen, exact[rows])
+            bits += _picked(costs, chosen).sum()
+            error += (self.coefficients[plane] ** 2).sum() - (self.coefficients[plane, rows] ** 2).sum()
             error += _picked(errors, chosen).sum()
         return Trial(planes, step, tuple(radii), float(bits), float(error))
 
@@ -120,24 +128,22 @@ class Picture:
     def _lightness(self, step: int) -> int:
         return min(max(round(self.coefficients[0, 0] * UNIT / step_size(step, 0)), 0), levels(step) - 1)
 
-    def _judge(self, planes, step, radii, plane, candidates, chosen, exact) -> tuple[np.ndarray, np.ndarray]:
+    def _judge(self, planes, step, radii, plane, rows, candidates, chosen, exact) -> tuple[np.ndarray, np.ndarray]:
         """Squared errors and bits of all candidates, next to the chosen ones, which are put into `planes`."""
-        negative = self.coefficients[plane] < 0
+        negative = self.coefficients[plane, rows] < 0
         values = _picked(candidates, chosen)
-        planes[plane][self.index] = np.where(negative, -values, values)
-        inputs = model.features(planes, plane, self.at, slice(None), step, radii)
+        planes[plane, self.index[0][rows], self.index[1][rows]] = np.where(negative, -values, values)
+        inputs = model.features(planes, plane, self.at, rows, step, radii)
         outputs = model.logits(self.tables, plane, inputs)
-        sizes, costs = (
-            model.sizes(candidates, outputs[:, None]) / 128,
-            symbols.bits(model.shares(self.tables, outputs), candidates, negative),
-        )
+        sizes = model.sizes(candidates, outputs[:, None]) / 128
+        costs = symbols.bits(model.shares(self.tables, outputs), candidates, negative)
         if plane == 0:
             sizes[0], costs[0] = candidates[0], math.log2(levels(step))
         return ((exact[:, None] - sizes) * (step_size(step, plane) / UNIT)) ** 2, costs
 
-    def _radius(self, gains: np.ndarray) -> int:
+    def _radius(self, rows: np.ndarray, gains: np.ndarray) -> int:
         """The radius that it pays most to send, given what each position gains over sending nothing."""
-        return int(np.argmax([gains[self.at.radius <= radius].sum() for radius in RADII]))
+        return int(np.argmax([gains[self.at.radius[rows] <= radius].sum() for radius in RADII]))
 
 
 def _picked(table: np.ndarray, chosen: np.ndarray) -> np.ndarray:
