@@ -2,10 +2,10 @@
 
     python -c "import colour_codec as c, numpy; print(c.encode(numpy.zeros((256, 384, 3), numpy.uint8), 60).hex())"
 
-The lowest cosine coefficients of the whole picture (`transform.py`), quantised with one step for luma and a coarser one
-for chroma, and coded with an arithmetic coder and the shares of small networks (`model.py`). The encoder looks for the
-cheapest form (`search.py`). From the bytes to the map all is whole numbers, so every machine gets the same map. The
-payload is self-contained but for the size of the picture, which is in the stream's header.
+The lowest cosine coefficients of the whole picture (`transform.py`), of chroma fewer than of luma, quantised with one
+step and coded with an arithmetic coder (`symbols.py`) and the shares of small networks (`model.py`). The encoder looks
+for the cheapest form (`search.py`). From the bytes to the map all is whole numbers, so every machine gets the same map.
+The payload is self-contained but for the size of the picture, which is in the stream's header.
 """
 
 import numpy as np
@@ -75,11 +75,11 @@ def _coefficients(coder: Echo, height: int, width: int) -> np.ndarray:
             places = plane, at.ky[rows] + PAD, at.kx[rows] + PAD
             if plane == rows[0] == 0:  # the mean lightness has no sign
                 planes[places] = coder.choice(levels(step))
-                coefficients[places] = planes[places] * step_size(step, 0)
+                coefficients[places] = planes[places] * step_size(step)
                 continue
             outputs = model.logits(tables, plane, model.features(planes, plane, at, rows, step, radii))
             values = np.array([take_value(coder, share) for share in model.shares(tables, outputs).tolist()])
             planes[places] = values
-            sizes = model.sizes(np.abs(values), outputs) * step_size(step, plane) >> 7
+            sizes = model.sizes(np.abs(values), outputs) * step_size(step) >> 7
             coefficients[places] = np.sign(values) * sizes
     return coefficients[:, PAD:-PAD, PAD:-PAD]

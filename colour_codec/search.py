@@ -1,9 +1,9 @@
 """The encoder's search: which step, which values, and up to which frequency, for a number of bytes.
 
-    python -m tiny.train_colour --photos runs/tiny/photos  # needs it too
+    python -c "from colour_codec.search import LAMBDAS; print(LAMBDAS)"
 
-Every coefficient takes, of its value rounded down, the two beside it and 0, the one with the least error + lambda *
-bits; bits depend on the neighbours, so this is done three times. lambda is in squares of the luma step.
+A coefficient becomes 0, its size in steps rounded down, or one less or more than that: whichever has the least error +
+lambda * bits. The bits depend on the neighbours, so this is done three times. lambda is in squares of the step.
 """
 
 import math
@@ -76,11 +76,11 @@ class Picture:
     def trial(self, step: int, weight: float) -> Trial:
         """Quantise so that error + weight * step size**2 * bits is small."""
         planes, radii = model.empty(*self.size), [0, 0]
-        price = weight * (step_size(step, 0) / UNIT) ** 2
+        price = weight * (step_size(step) / UNIT) ** 2
         bits, error = math.log2(STEPS), 0.0
         for plane in range(3):
             kind = min(plane, 1)
-            exact = np.abs(self.coefficients[plane]) * UNIT / step_size(step, plane)
+            exact = np.abs(self.coefficients[plane]) * UNIT / step_size(step)
             if plane < 2:  # c has the radius of b
                 radii[kind] = int(np.searchsorted(RADII, self.at.radius[exact >= ROUND_UP].max(initial=0)))
             rows = np.flatnonzero(self.at.radius <= RADII[radii[kind]])
@@ -126,7 +126,7 @@ class Picture:
         return candidates
 
     def _lightness(self, step: int) -> int:
-        return min(max(round(self.coefficients[0, 0] * UNIT / step_size(step, 0)), 0), levels(step) - 1)
+        return min(max(round(self.coefficients[0, 0] * UNIT / step_size(step)), 0), levels(step) - 1)
 
     def _judge(self, planes, step, radii, plane, rows, candidates, chosen, exact) -> tuple[np.ndarray, np.ndarray]:
         """Squared errors and bits of all candidates, next to the chosen ones, which are put into `planes`."""
@@ -139,7 +139,7 @@ class Picture:
         costs = symbols.bits(model.shares(self.tables, outputs), candidates, negative)
         if plane == 0:
             sizes[0], costs[0] = candidates[0], math.log2(levels(step))
-        return ((exact[:, None] - sizes) * (step_size(step, plane) / UNIT)) ** 2, costs
+        return ((exact[:, None] - sizes) * (step_size(step) / UNIT)) ** 2, costs
 
     def _radius(self, rows: np.ndarray, gains: np.ndarray) -> int:
         """The radius that it pays most to send, given what each position gains over sending nothing."""

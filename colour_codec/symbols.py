@@ -1,6 +1,6 @@
 """How values become decisions of an arithmetic coder, for writer and reader alike.
 
-python -c "from colour_codec.symbols import step_size; print([step_size(step, 0) / 64 for step in range(32)])"
+python -c "from colour_codec.symbols import step_size; print([step_size(step) / 64 for step in range(32)])"
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,14 @@ from .transform import UNIT
 TOTAL = 1 << PROBABILITY_BITS
 
 
-def step_size(step: int, plane: int) -> int:
-    """The quantiser's step in 1 / UNIT: 0.75 times 2**(step / 5), for planes b and c 5 / 4 of that."""
-    size = (48, 55, 63, 73, 84)[step % 5] << step // 5
-    return size * 5 // 4 if plane else size
+def step_size(step: int) -> int:
+    """The quantiser's step in 1 / UNIT: about 0.75 times 2**(step / 5)."""
+    return (48, 55, 63, 73, 84)[step % 5] << step // 5
 
 
 def levels(step: int) -> int:
     """How many values the mean lightness, from 0 to 255, can have."""
-    return 255 * UNIT // step_size(step, 0) + 2
+    return 255 * UNIT // step_size(step) + 2
 
 
 class Echo:

@@ -11,8 +11,8 @@ import colour_codec
 from colour_codec import model, transform
 from metrics import psnr
 
-GOLDEN = "4a643962f4925d05173d41f3cca0c5048ede0666c5f3b62772502c1c49aaf8ed8bf8420b7a9a3e56"
-GOLDEN_MAP = "04d9f9390146e5ae82540c25b27854431ed00318d5e7f6ab0c9f263b99699af4"
+GOLDEN = "52bfc52e0fa80484428a41c12e6d1d2812404cc02c973b7b22b8c96b8933e4b07b5cdbfe8cab8b"
+GOLDEN_MAP = "852ed764680ce8b666e88147a9936197d5c7ba20f1fb8e6ba097a6c6fb2222c1"
 
 
 def photograph(name: str) -> np.ndarray:
