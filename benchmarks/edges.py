@@ -9,17 +9,19 @@ levels, thinned again, and matched with the people's pixels within 0.0075 of the
 drawn pixels that are matched, recall the share of people's pixels, both over all pictures. ODS is the best F of one
 threshold for all pictures, OIS that of the best threshold of each picture, AP the area under the curve.
 
-Where this departs from that protocol:
+There, a map is matched one-to-one with each annotator's map in turn. The mean does not tell who drew a pixel, only
+how many did, so this is an estimate of those figures, between a low and a high one:
 
-- There, a map is matched with each annotator's in turn. The mean does not tell who drew a pixel, only how many did.
-  Precision: a drawn pixel counts where a one-to-one matching with the pixels that anyone drew can have it. Recall:
-  a pixel that k of n people drew counts k times, and a drawn pixel serves n times, once for each of them. Every
-  set of matchings with the single annotators is such an assignment, so this recall is never below the protocol's;
-  it is above where a drawn pixel serves one annotator twice, as on either side of a gap in a line. The detector
-  `canny`, whose figures by the protocol are published (ODS 0.60, OIS 0.63, AP 0.58), shows by how much.
-- Both matchings are of the largest size (Hopcroft-Karp; Dinic's flow). The protocol's assignment of least cost
-  (Goldberg's CSA) charges 100 times the tolerance for a pixel left alone: it matches as many, and only chooses nearer
-  partners. Numbers, not partners, are counted.
+- Recall: a pixel that k people drew counts k times. A drawn pixel serves as many people as have a line within its
+  reach: their pixels there, divided by the mean chord of that disc (an upper bound would be all of them).
+- Precision, in the protocol the share of drawn pixels that are matched with anyone's. `high`: matched one-to-one with
+  the pixels that anyone drew. The annotators' lines of a contour lie side by side, so that two drawn lines along it may
+  both count. `low`: matched one-to-one with the lines merged into one a contour, so that they may not.
+- Matchings here are the largest (a maximum flow). The protocol's assignment of least cost (Goldberg's CSA) charges 100
+  times the tolerance for a pixel left alone: it matches as many, and chooses nearer partners. Only numbers count.
+
+The detector `canny`, whose figures by the protocol are published, shows whether the estimate holds: on the 200 test
+pictures its ODS was 0.572 to 0.628, OIS 0.608 to 0.664, AP 0.552 to 0.621, the published ones in the middle.
 
 Detectors are annotators of this project (`hed-tiny`, `hed:FILE`) and `canny`: OpenCV's at rising thresholds after a
 blur. Seconds are the median of --repeats drawings of one picture of 768x512 on --threads threads. The table goes to
@@ -41,9 +43,11 @@ import numpy as np
 
 TOLERANCE = 0.0075  # of the diagonal
 MOST_ANNOTATORS = 15
+MERGE = 5  # side of the square that closes the gap between the annotators' lines of one contour, pixels
+LOW, HIGH = 2, 3  # columns of `counts`: the two readings of precision
 PUBLISHED = {"canny": "ODS 0.60, OIS 0.63, AP 0.58 (Arbelaez et al., PAMI 2011)"}
 TIMED_SIZE = (768, 512)  # width, height
-CANNY_BLUR = 2.5  # sigma, pixels, the best of 1 to 3 on 25 pictures of the val split
+CANNY_BLUR = 2.5  # sigma, pixels, chosen among 1 to 3 on 25 pictures of the val split
 CANNY_TOP = 250.0  # highest threshold, in gray levels by Sobel's sum, which is 8 times the slope
 CANNY_LOW = 0.4  # of the high threshold, as in MATLAB's edge()
 
@@ -162,47 +166,48 @@ def counts(soft: np.ndarray, drawn_by: np.ndarray, annotators: int, thresholds: 
     soft: thin map, float (H, W) in 0..1; drawn_by: how many of the `annotators` drew each pixel, int (H, W).
 
     Returns:
-        int (thresholds, 4): people's pixels matched, people's pixels, drawn pixels matched, drawn pixels.
+        int (thresholds, 5): people's pixels matched, people's pixels, drawn pixels matched with the merged lines
+        and with everyone's (LOW, HIGH), drawn pixels.
     """
     from scipy.spatial import cKDTree
     from skimage.morphology import thin
 
-    people = np.argwhere(drawn_by)
-    tree, weights = cKDTree(people), drawn_by[drawn_by > 0]
-    result = np.zeros((len(thresholds), 4), int)
+    reach = TOLERANCE * np.hypot(*soft.shape)
+    weights = drawn_by[drawn_by > 0]
+    every, merged = (cKDTree(np.argwhere(lines)) for lines in (drawn_by, merged_lines(drawn_by)))
+    result = np.zeros((len(thresholds), 5), int)
     for row, threshold in zip(result, thresholds, strict=True):
-        drawn = np.argwhere(thin(soft >= threshold))
-        row[1], row[3] = weights.sum(), len(drawn)
-        if len(drawn) and len(people):
-            reach = TOLERANCE * np.hypot(*soft.shape)
-            near = cKDTree(drawn).sparse_distance_matrix(tree, reach, output_type="coo_matrix")
-            row[0], row[2] = served(near.row, near.col, annotators, weights), pairs_of(near.row, near.col)
+        drawn = cKDTree(np.argwhere(thin(soft >= threshold)))
+        row[1], row[4] = weights.sum(), drawn.n
+        if not drawn.n or not every.n:
+            continue
+        near = drawn.sparse_distance_matrix(every, reach, output_type="coo_matrix")
+        people = np.bincount(near.row, weights[near.col], drawn.n) / (np.pi / 2 * reach)  # a disc's mean chord
+        row[0] = served(near, np.ceil(people).clip(1, annotators), weights)
+        row[HIGH] = served(near, np.ones(drawn.n), np.ones(every.n))
+        near = drawn.sparse_distance_matrix(merged, reach, output_type="coo_matrix")
+        row[LOW] = served(near, np.ones(drawn.n), np.ones(merged.n))
     return result
 
 
-def pairs_of(left: np.ndarray, right: np.ndarray) -> int:
-    """Size of the largest one-to-one matching over the edges (left[i], right[i])."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_bipartite_matching
+def merged_lines(drawn_by: np.ndarray) -> np.ndarray:
+    """Everyone's lines as one: those at most MERGE - 1 pixels apart become the line between them; bool (H, W)."""
+    import cv2
+    from skimage.morphology import thin
 
-    if not len(left):
-        return 0
-    graph = csr_array((np.ones(len(left), bool), (left, right)))
-    return int((maximum_bipartite_matching(graph) >= 0).sum())
+    return thin(cv2.morphologyEx((drawn_by > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((MERGE, MERGE))) > 0)
 
 
-def served(left: np.ndarray, right: np.ndarray, supply: int, demands: np.ndarray) -> int:
-    """Most of `demands` (one a right node) that left nodes of `supply` each can meet over the edges."""
+def served(near, supplies: np.ndarray, demands: np.ndarray) -> int:
+    """Most of the columns' demands that the rows' supplies can meet where the sparse matrix `near` has an entry."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_flow
 
-    if not len(left):
-        return 0
-    lefts, rights = int(left.max()) + 1, len(demands)
-    source, sink = lefts + rights, lefts + rights + 1
-    tails = np.concatenate([np.full(lefts, source), left, lefts + np.arange(rights)])
-    heads = np.concatenate([np.arange(lefts), lefts + right, np.full(rights, sink)])
-    capacities = np.concatenate([np.full(lefts, supply), np.full(len(left), supply), demands]).astype(np.int32)
+    rows, columns = near.shape
+    source, sink = rows + columns, rows + columns + 1
+    tails = np.concatenate([np.full(rows, source), near.row, rows + np.arange(columns)])
+    heads = np.concatenate([np.arange(rows), rows + near.col, np.full(columns, sink)])
+    capacities = np.concatenate([supplies, supplies[near.row], demands]).astype(np.int32)
     graph = csr_array((capacities, (tails, heads)), shape=(sink + 1, sink + 1))
     return int(maximum_flow(graph, source, sink).flow_value)
 
@@ -229,25 +234,25 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-def rates(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of `counts`' rows, (..., 4) -> two of (...)."""
-    pixels = np.asarray(pixels, float)
-    return tuple(pixels[..., i] / np.maximum(pixels[..., i + 1], 1) for i in (2, 0))
+def rates(pixels: np.ndarray, matched: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of `counts`' rows, (..., 5) -> two of (...); `matched` is LOW or HIGH."""
+    people, drawn = np.maximum(pixels[..., 1], 1), np.maximum(pixels[..., 4], 1)
+    return pixels[..., matched] / drawn, pixels[..., 0] / people
 
 
-def scores(pixels: np.ndarray, thresholds: np.ndarray) -> Scores:
-    """Figures from the `counts` of all pictures, (pictures, thresholds, 4), as `edgesEvalDir` has them.
+def scores(pixels: np.ndarray, thresholds: np.ndarray, matched: int) -> Scores:
+    """Figures from the `counts` of all pictures, (pictures, thresholds, 5), as `edgesEvalDir` has them.
 
     ODS is searched between neighbouring thresholds too, precision and recall taken as linear there.
     """
-    precision, recall = rates(pixels.sum(0))
+    precision, recall = rates(pixels.sum(0), matched)
     between = np.linspace(0, 1, 100)[:, None]
     p, r, t = (
         (values[:-1] * (1 - between) + values[1:] * between).ravel() for values in (precision, recall, thresholds)
     )
     best = f_measure(p, r).argmax()
-    own = f_measure(*rates(pixels)).argmax(1)  # each picture's best threshold
-    ois = f_measure(*rates(pixels[np.arange(len(pixels)), own].sum(0)))
+    own = f_measure(*rates(pixels, matched)).argmax(1)  # each picture's best threshold
+    ois = f_measure(*rates(pixels[np.arange(len(pixels)), own].sum(0), matched))
     order = np.argsort(recall, kind="stable")
     heights = np.interp(np.linspace(0, 1, 101), recall[order], precision[order], left=0, right=0)
     figures = f_measure(p, r)[best], p[best], r[best], t[best], ois, heights.sum() / 100
@@ -286,7 +291,8 @@ def measure_all(names: list[str], pairs: list, thresholds: np.ndarray, workers: 
         for name in names:
             pixels = (pool.map if workers > 1 else map)(partial(measure, name, thresholds), pairs)
             pixels = list(tqdm(pixels, total=len(pairs), desc=name, file=sys.stderr))
-            results[name] = asdict(scores(np.stack(pixels), thresholds))
+            both = {"low": LOW, "high": HIGH}.items()
+            results[name] = {bound: asdict(scores(np.stack(pixels), thresholds, column)) for bound, column in both}
     return results
 
 
@@ -312,34 +318,47 @@ def seconds(name: str, photo: Path, repeats: int, threads: int | None) -> dict:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Lines of text, a detector each."""
-    lines = ["detector          ODS  (precision recall at threshold)   OIS    AP   seconds (threads)"]
+    """Lines of text, two a detector."""
+    lines = ["detector                ODS   (precision recall at threshold)    OIS    AP"]
     for name, row in results.items():
-        timing = f"{row['seconds']:.3f} ({row['threads']})" if "seconds" in row else "not measured"
-        lines.append(
-            f"{name[-16:]:16} {row['ods']:.3f}  ({row['ods_precision']:.3f}     {row['ods_recall']:.3f}  at "
-            f"{row['ods_threshold']:.3f})     {row['ois']:.3f} {row['ap']:.3f}   {timing}"
-        )
-    return "\n".join(lines + [f"published for {name}: {PUBLISHED[name]}" for name in results if name in PUBLISHED])
+        for bound in ("low", "high"):
+            figures = row[bound]
+            lines.append(
+                f"{name[-16:]:16} {bound:4}   {figures['ods']:.3f}   ({figures['ods_precision']:.3f}     "
+                f"{figures['ods_recall']:.3f}  at {figures['ods_threshold']:.3f})      {figures['ois']:.3f} "
+                f"{figures['ap']:.3f}"
+            )
+    lines += [f"{name}, published: {PUBLISHED[name]}" for name in results if name in PUBLISHED]
+    size = "x".join(map(str, TIMED_SIZE))
+    return "\n".join(
+        lines
+        + [
+            f"{name}: {row['seconds']:.3f} s a picture of {size}, {row['threads']} threads"
+            for name, row in results.items()
+            if "seconds" in row
+        ]
+    )
 
 
 def draw(results: dict[str, dict], path: Path) -> None:
-    """Write a plot: precision against recall, the best threshold marked, on lines of equal F."""
+    """Write a plot: precision against recall between low and high, the best F marked, over lines of equal F."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    recall = np.linspace(0.01, 1, 200)
     for f in np.arange(1, 10) / 10:
-        line = np.where(2 * recall > f, f * recall / np.maximum(2 * recall - f, 1e-9), np.nan)
-        axes.plot(recall, np.where(line <= 1, line, np.nan), color="0.85", linewidth=0.8, zorder=0)
-        axes.annotate(f"F {f:.1f}", (1, f / (2 - f)), color="0.5", fontsize=8, ha="right", va="bottom")
-    for name, row in results.items():
-        label = f"{name}: ODS {row['ods']:.3f}, OIS {row['ois']:.3f}, AP {row['ap']:.3f}"
-        (curve,) = axes.plot(row["recall"], row["precision"], linewidth=2, label=label)
-        axes.plot(row["ods_recall"], row["ods_precision"], "o", color=curve.get_color())
+        recall = np.linspace(f / (2 - f), 1, 100)
+        axes.plot(recall, f * recall / (2 * recall - f), color="0.85", linewidth=0.8, zorder=0)
+        axes.annotate(f"F {f:.1f} ", (1, f / (2 - f)), color="0.5", fontsize=8, ha="right", va="bottom")
+    for number, (name, row) in enumerate(results.items()):
+        low, high, color = row["low"], row["high"], f"C{number}"
+        label = f"{name}: ODS {low['ods']:.3f} to {high['ods']:.3f}"
+        axes.fill_between(low["recall"], low["precision"], high["precision"], color=color, alpha=0.3, label=label)
+        for figures in (low, high):
+            axes.plot(figures["recall"], figures["precision"], color=color)
+            axes.plot(figures["ods_recall"], figures["ods_precision"], "o", color=color)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="recall", ylabel="precision", aspect="equal")
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=110)
@@ -349,16 +368,18 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write; 0 when done, 2 for wrong usage."""
     args = parse_args(argv)
     sys.path.insert(0, str(Path(__file__).parent.parent))
+    from presets import PresetError
+
+    thresholds = np.arange(1, args.thresholds + 1) / (args.thresholds + 1)
     try:
         pairs = pairs_in(args.data, args.limit)
         for name in args.detectors:
             load_detector(name)
-    except (OSError, ValueError) as error:
+        results = measure_all(args.detectors, pairs, thresholds, args.workers)
+    except (OSError, ValueError, PresetError) as error:
         print(f"edges.py: error: {error}", file=sys.stderr)
         return 2
 
-    thresholds = np.arange(1, args.thresholds + 1) / (args.thresholds + 1)
-    results = measure_all(args.detectors, pairs, thresholds, args.workers)
     if args.repeats:
         for name, row in results.items():
             row |= seconds(name, pairs[0][0], args.repeats, args.threads)
