@@ -101,6 +101,7 @@ PRESETS = {
             steps=8,
             guidance=3.0,
             prompt_len=16,
+            prompt_bits=8,
             prompt_steps=300,
             suffix="",
             negative_prompt="",

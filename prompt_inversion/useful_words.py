@@ -26,7 +26,8 @@ def ranking(targets, clip: Clip, words: list[int]) -> list[int]:
     from prompt_inversion.search import PromptConfig, search
 
     ranked = []
-    for bits in range(MOST, FEWEST - 1, -1):
+    most = min(MOST, (len(words) - 1).bit_length() - 1)
+    for bits in range(most, FEWEST - 1, -1):
         counts = Counter(dict.fromkeys(words, 0))
         config = PromptConfig(length=min(24, clip.longest_prompt), steps=150, ascending=True, allowed=tuple(words))
         for prompt in search(targets, clip, config):

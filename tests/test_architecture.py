@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {
-    4: "eval_PIC eval_PICS pics train_compressai generate_sketches tiny benchmarks scripts",
+    5: "benchmarks",  # of anything
+    4: "eval_PIC eval_PICS pics train_compressai generate_sketches tiny scripts",
     3: "codec evaluation report",  # may use one another
     2: "annotator prompt_inversion models_ntc diffusion colour_codec",  # the rooms
     1: "bitstream text_codec metrics baselines dataloaders presets",  # import nothing of ours

@@ -39,7 +39,7 @@ class StubDecoder:
     def decode(self, data):
         stream = bitstream.unpack(data)
         image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
-        return Decoded(image, image[..., 0], (1, 2), "a barn", stream)
+        return Decoded(image, (1, 2), image[..., 0], None, "a barn", stream)
 
 
 class StubEncoder:

@@ -174,7 +174,7 @@ def test_ranked_words_come_first(clip, monkeypatch):
 
 def test_a_ranking_holds_what_prompts_use(clip, pictures, monkeypatch):
     monkeypatch.setattr("prompt_inversion.useful_words.MOST", 6)
-    ranked = ranking(clip.image_features(pictures[:2]), clip)
+    ranked = ranking(clip.image_features(pictures[:2]), clip, clip.words.tolist())
     assert len(ranked) == len(set(ranked)) == 64
     first = PromptConfig(length=24, steps=150, ascending=True, allowed=tuple(clip.words.tolist()))
     used = {i for prompt in invert_prompts(pictures[:2], clip, first) for i in prompt.ids}

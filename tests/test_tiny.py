@@ -13,6 +13,7 @@ import tiny.train_clip
 import tiny.train_decoder
 import tiny.train_edges
 import tiny.train_generator
+from benchmarks import decoded_sketches
 from codec import Decoder, Encoder, EncoderConfig
 from presets import get_preset
 from tiny import conditions
@@ -38,6 +39,7 @@ def source(tmp_path_factory):
         cv2.imwrite(str(folder / "bsds500" / split / "1_edges.png"), cv2.Canny(photo[:300, :320], 100, 200))
     with gzip.open(folder / "captions.txt.gz", "wt") as file:
         file.write("\n".join(f"a {name} dog and {i} blue birds" for i, name in enumerate(NAMES * 5)))
+        file.write("\n".join(dir(np) * 2))  # words enough for a sub-vocabulary
     return folder
 
 
@@ -58,7 +60,7 @@ def bundle(source, tmp_path_factory):
         common = ["--photos", photos, "--seconds", "0.1"]
         captions = ["--captions", str(source / "captions.txt.gz")]
         tiny.train_clip.main([*common, *captions, "--run", str(work / "clip"), "--out", f"{made}/clip"])
-        for kind in ("sketches", "decoded", "prompts"):
+        for kind in ("sketches", "decoded", "colours", "prompts"):
             arguments = ["--photos", photos, "--out", prepared, "--clip", f"{made}/clip"]
             conditions.main([kind, *arguments, "--steps", "2", "--workers", "1"])
         tiny.train_decoder.main([*common, "--run", str(work / "decoder"), "--bundle", made])
@@ -66,6 +68,8 @@ def bundle(source, tmp_path_factory):
         tiny.train_generator.main(arguments)
         resumed = [*arguments[:2], "--seconds", "2", *arguments[4:]]
         tiny.train_generator.main(resumed)
+        made = ["--photos", photos, "--conditions", prepared, "--bundle", made, "--out", str(work / "both")]
+        assert decoded_sketches.main([*made, "--seconds", "0.1", "--count", "2"]) == 0
     return work
 
 
@@ -92,9 +96,9 @@ def test_runs_resume(bundle):
 
 
 def test_the_bundle_is_a_preset(bundle):
-    models = {name: f"bundle/{name}" for name in ("clip", "generator", "controlnet")}
-    (bundle / "preset.json").write_text(json.dumps({"base": "tiny", **models, "steps": 2, "prompt_steps": 2}))
-    preset = get_preset(bundle)
+    row = bundle / "bundle" / "preset.json"
+    row.write_text(json.dumps(json.loads(row.read_text()) | {"steps": 2, "prompt_steps": 2}))
+    preset = get_preset(row.parent)
     image = skimage.data.astronaut()[:256, :320]
     encoder = Encoder(preset, EncoderConfig(candidates=1))
     data = encoder.encode([image])[0]
@@ -116,3 +120,22 @@ def test_colours_are_named():
     photo = np.zeros((90, 90, 3), np.uint8)
     photo[:30], photo[30:60], photo[60:] = (60, 100, 175), (240, 240, 240), (75, 135, 60)
     assert [NAMES[i] for i in colour_grid(photo)[:, 0]] == ["blue", "white", "green"]
+
+
+def test_two_ways_of_training_are_compared(bundle):
+    result = json.loads((bundle / "both" / "decoded_sketches.json").read_text())
+    rows = {(row["trained on"], row["drawn from"]): row for row in result["means"]}
+    assert result["steps"] >= 1 and len(rows) == 2 * 4
+    assert 0 < rows["clean", "0.02"]["bytes"] < rows["clean", "1.0"]["bytes"]
+    assert rows["clean", "0.2"]["error"] != rows["decoded", "0.2"]["error"]
+    assert cv2.imread(str(bundle / "both" / "decoded_sketches.png")).std() > 0
+
+
+def test_the_gain_is_that_of_decoded_sketches():
+    row = {"drawn from": "0.2", "bytes": 100, "error": 0.5}
+    figures = {"clean": (0.4, 0.5), "decoded": (0.5, 0.7)}
+    table = decoded_sketches.summary(
+        [row | {"trained on": name, "f1": f1} for name, own in figures.items() for f1 in own]
+    )
+    assert [line["f1"] for line in table] == pytest.approx([0.45, 0.6])
+    assert table[1]["gain in f1"].mean == pytest.approx(0.15)

@@ -16,8 +16,8 @@ import argparse
 import json
 import random
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 
 import cv2
@@ -34,16 +34,19 @@ DECODED_RATES = 6  # lambdas of the decoded sketches, over the whole range of th
 
 
 class Conditions:
-    """The prepared conditions of `Photos`: index i is the same photograph."""
+    """The prepared conditions of `Photos`: index i is the same photograph.
 
-    def __init__(self, folder: Path, photos: Photos):
-        self.photos = photos
+    clean_share: of the sketches in training, in 0..1, as drawn; the others are decoded ones.
+    """
+
+    def __init__(self, folder: Path, photos: Photos, clean_share: float = CLEAN_SHARE):
+        self.photos, self.clean_share = photos, clean_share
         self.shapes = [tuple(row["shape"][:2]) for row in photos.rows]
         self.starts = np.cumsum([0] + [h * w for h, w in self.shapes])
         self.clean = np.memmap(folder / "sketch.bin", np.uint8, "r")
-        coded = folder / "decoded.bin"
+        coded, colours = folder / "decoded.bin", folder / "colour.bin"
         self.coded = np.memmap(coded, np.uint8, "r") if coded.exists() else self.clean
-        self.colours = np.memmap(folder / "colour.bin", np.uint8, "r")
+        self.colours = np.memmap(colours, np.uint8, "r") if colours.exists() else None
         self.corners = np.cumsum([0] + [3 * (h // 8) * (w // 8) for h, w in self.shapes])
         prompts = folder / "prompts.json"
         self.prompts = json.loads(prompts.read_text()) if prompts.exists() else []
@@ -54,7 +57,7 @@ class Conditions:
 
     def sketch(self, i: int, rng: random.Random) -> np.ndarray:
         """Return sketch i as decoded, or sometimes the clean one: uint8 (H, W)."""
-        return self.plane(self.clean, i) if rng.random() < CLEAN_SHARE else self.decoded(i)
+        return self.plane(self.clean, i) if rng.random() < self.clean_share else self.decoded(i)
 
     def decoded(self, i: int) -> np.ndarray:
         """Return sketch i as decoded at its rate (the clean one where none was prepared)."""
@@ -132,8 +135,8 @@ def _call(i: int) -> bytes:
 
 def write_planes(path: Path, count: int, start: Callable[[], None], workers: int) -> None:
     """Write the planes of all photographs, one behind the other, from several processes."""
-    with Pool(workers, start) as pool, path.with_suffix(".tmp").open("wb") as file:
-        for plane in tqdm(pool.imap(_call, range(count), chunksize=8), total=count, desc=path.stem):
+    with ProcessPoolExecutor(workers, initializer=start) as pool, path.with_suffix(".tmp").open("wb") as file:
+        for plane in tqdm(pool.map(_call, range(count), chunksize=8), total=count, desc=path.stem):
             file.write(plane)
     path.with_suffix(".tmp").replace(path)
 
@@ -147,14 +150,17 @@ def export_sketches(photos: Photos, conditions: Conditions, out: Path) -> None:
 
 
 def write_prompts(photos: Photos, clip: Path, path: Path, steps: int) -> None:
-    """Invert every photograph to a prompt, `CHUNK` at a time."""
-    from prompt_inversion import PromptConfig, invert_prompts, load_clip
+    """Invert every photograph to a prompt of the words that the encoder uses, `CHUNK` at a time."""
+    from presets import PRESETS
+    from prompt_inversion import PromptConfig, invert_prompts, load_clip, sub_vocabulary
 
-    model = load_clip(str(clip), "cpu")
+    model, row = load_clip(str(clip), "cpu"), PRESETS["tiny"]
+    allowed = tuple(sub_vocabulary(model.tokenizer, row.prompt_bits))
+    config = PromptConfig(length=row.prompt_len, steps=steps, allowed=allowed)
     prompts = json.loads(path.read_text()) if path.exists() else []
     for start in tqdm(range(len(prompts), len(photos), CHUNK), desc="prompts"):
         images = [photos[i] for i in range(start, min(start + CHUNK, len(photos)))]
-        found = invert_prompts(images, model, PromptConfig(length=16, steps=steps))
+        found = invert_prompts(images, model, config)
         prompts += [[int(word) for word in prompt.ids] for prompt in found]
         path.with_suffix(".tmp").write_text(json.dumps(prompts))
         path.with_suffix(".tmp").replace(path)

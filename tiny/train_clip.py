@@ -28,7 +28,7 @@ OUT = Path(__file__).parent / "bundle" / "clip"
 WORDS, POSITIONS, SIDE = 2048, 32, 96
 BATCH, RATE = 128, 1e-3
 CAPTIONED = 1 / 3  # of a batch, where there are such photographs: scenes, which labels of objects do not describe
-FEWEST_SEEN = 8  # texts of a training epoch that a word must be in to be known
+FEWEST_SEEN = 5  # texts of a training epoch that a word must be in to be known
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -155,10 +155,10 @@ class Pairs:
 
 def contrastive(model: CLIPModel, pixels: torch.Tensor, tokens: dict) -> torch.Tensor:
     """Return the symmetric InfoNCE loss of a batch."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(model.device.type, torch.bfloat16):
         out = model(pixel_values=pixels, **tokens)
     logits = out.logits_per_image.float()
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
@@ -195,14 +195,15 @@ def main(argv: list[str] | None = None) -> None:
     run, photos, processor = Run(args.run, args.seconds, args.seed), Photos(args.photos), make_processor()
     tokenizer = train_tokenizer(corpus(photos, args.captions), args.out)
     pairs = Pairs(photos, processor, tokenizer, args.seed)
-    model = make_clip(tokenizer)
+    model = make_clip(tokenizer).to(args.device)
     model.set_attn_implementation("eager")  # three times faster to train on a CPU than the fused kernel
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.1, betas=(0.9, 0.98))
     average = Average(model, 0.998)
 
     def train_step(progress: float) -> dict:
         set_rate(optimizer, RATE * cosine(progress, warmup=0.05))
-        loss = contrastive(model, *pairs.batch(pairs.sample()))
+        pixels, tokens = pairs.batch(pairs.sample())
+        loss = contrastive(model, pixels.to(args.device), tokens.to(args.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -106,20 +106,20 @@ def main(argv: list[str] | None = None) -> None:
     path = args.bundle / "latents.safetensors"
     if not path.exists():
         Latents.fit([photos[i] for i in photos.training[:3000]], 30, np.random.default_rng(args.seed)).save(path)
-    latents, network = Latents.load(path), load_features().to(memory_format=torch.channels_last)
+    latents, network = Latents.load(path), load_features().to(args.device, memory_format=torch.channels_last)
     autoencoder = make_decoder()
-    autoencoder.decoder.to(memory_format=torch.channels_last)
+    autoencoder.decoder.to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(autoencoder.decoder.parameters(), RATE, weight_decay=1e-4)
     average = Average(autoencoder.decoder, 0.998)
 
     def train_step(progress: float) -> dict:
         set_rate(optimizer, RATE * cosine(progress))
         pixels = to_pixels([random_crop(photos[rng.choice(photos.training)], rng) for _ in range(BATCH)])
-        pixels = pixels.to(memory_format=torch.channels_last)
         z = latents.encode(pixels)
         z = z + torch.rand(BATCH, 1, 1, 1) * 0.15 * torch.randn_like(z)
-        with torch.autocast("cpu", torch.bfloat16):
-            drawn = autoencoder.decode(z).sample
+        pixels = pixels.to(args.device, memory_format=torch.channels_last)
+        with torch.autocast(args.device, torch.bfloat16):
+            drawn = autoencoder.decode(z.to(args.device)).sample
             loss = reconstruction_loss(drawn.float(), pixels, network)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -118,16 +118,16 @@ def main(argv: list[str] | None = None) -> None:
     network = HED(TINY)
     add_batch_norm(network)
     torch.nn.init.constant_(network.norm, 120.0)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-3)
     average = Average(network, 0.998)
 
     def train_step(progress: float) -> dict:
         set_rate(optimizer, RATE * cosine(progress))
         photos, edges = zip(*(augment(*rng.choice(training), rng) for _ in range(BATCH)), strict=True)
-        x = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)  # (8, 3, 256, 256)
-        target = torch.from_numpy(np.stack(edges))[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        x = torch.from_numpy(np.stack(photos)).to(args.device).permute(0, 3, 1, 2)  # (8, 3, 256, 256)
+        target = torch.from_numpy(np.stack(edges)).to(args.device)[:, None]
+        with torch.autocast(args.device, torch.bfloat16):
             sides = network.side_logits(x)
         fused = torch.stack([side.float() for side in sides]).mean(0)
         loss = balanced_loss(fused, target) + 0.3 * sum(balanced_loss(s.float(), target) for s in sides) / len(sides)

@@ -6,9 +6,11 @@ A batch is (photograph, prompt, sketch, colour map): the prompt is the one that 
 photograph, or a text of tiny/facts.py, or nothing; the sketch is the decoded one at one of the codec's rates, or the
 clean one, or nothing; the colour map is the decoded one at one of its rates, or nothing. x_s = (1 - s) x + s noise, and
 the network predicts noise - x (Lipman et al., "Flow Matching for Generative Modeling", 2023), at timestep 1000 s. Half
-of the noise levels are close to 1, where few-step sampling needs them.
+of the noise levels are close to 1, where few-step sampling needs them. With CLIP, latents and decoder beside it, the
+result is a preset: `--preset BUNDLE`.
 """
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -111,13 +113,17 @@ def noise_levels(count: int) -> Tensor:
 class Batches:
     """Random training batches of crops of one size, with their conditions."""
 
-    def __init__(self, photos: Photos, conditions: Conditions, encoder: Latents, bundle: Path, seed: int):
-        self.photos, self.conditions, self.encoder, self.rng = (
-            photos,
-            conditions,
-            encoder,
-            random.Random(seed),
-        )
+    def __init__(
+        self,
+        photos: Photos,
+        conditions: Conditions,
+        encoder: Latents,
+        bundle: Path,
+        seed: int,
+        drop_colour: float = DROP_COLOUR,
+    ):
+        self.photos, self.conditions, self.encoder, self.drop_colour = photos, conditions, encoder, drop_colour
+        self.rng = random.Random(seed)
         self.tokenizer = CLIPTokenizer.from_pretrained(bundle / "clip")
         self.text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float32).eval()
         shapes = [row["shape"] for row in photos.rows]
@@ -147,7 +153,7 @@ class Batches:
         sketch = colour = None
         if self.rng.random() > DROP_SKETCH:
             sketch = self.conditions.sketch(i, self.rng)[window][:, ::flip]
-        if self.rng.random() > DROP_COLOUR:
+        if self.rng.random() > self.drop_colour:
             cells = tuple(slice(part.start // COLOUR_SCALE, part.stop // COLOUR_SCALE) for part in window)
             colour = self.conditions.colour(i)[cells][:, ::flip]
         return None if sketch is None and colour is None else control_tensor(sketch, CONTROL, colour)
@@ -209,7 +215,7 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
 
 
 def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
-    """Write generator/ and controlnet/ in the layout of Stable Diffusion, in half precision."""
+    """Write generator/ and controlnet/ in the layout of Stable Diffusion, in half precision, and preset.json."""
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, steps_offset=1
     )
@@ -228,22 +234,31 @@ def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
     ).save_pretrained(bundle / "generator")
     drawer.controlnet.half().save_pretrained(bundle / "controlnet")
     drawer.float()
+    models = {name: name for name in ("clip", "generator", "controlnet")}
+    (bundle / "preset.json").write_text(json.dumps({"base": "tiny"} | models) + "\n")
 
 
 @torch.no_grad()
-def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path, steps: int = 8) -> None:
-    """Draw held-out photographs by plain Euler steps without guidance: original, sketch, drawn, colour map, drawn."""
+def euler(drawer: nn.Module, noise: Tensor, text: Tensor, control: Tensor, steps: int = 8) -> Tensor:
+    """Draw latents (N, 16, h, w) from noise of that shape by plain Euler steps without guidance."""
+    x = noise
+    for level, following in pairwise(torch.linspace(1, 0, steps + 1)):
+        x = x + (following - level) * drawer(x, level.expand(len(x)), text, control, torch.ones(len(x)))
+    return x
+
+
+@torch.no_grad()
+def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path) -> None:
+    """Draw held-out photographs: original, sketch, drawn, colour map, drawn."""
     tiles = []
     for i in batches.photos.validation[:16]:
         row = []
         for shown in SHOWN[1:]:
             photo, sketch, colour, text, control = held_out(batches, i, shown)
-            x = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
-            levels = torch.linspace(1, 0, steps + 1)
-            for level, following in pairwise(levels):
-                x = x + (following - level) * drawer(x, level[None], text, control, torch.ones(1))
+            noise = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
+            drawn = vae.decode(euler(drawer, noise, text, control)).sample
             hint = np.repeat(sketch[..., None], 3, 2) if shown == "sketch+text" else np.kron(colour, np.ones((8, 8, 1)))
-            row += [to_pixels([hint]), vae.decode(x).sample]
+            row += [to_pixels([hint]), drawn]
         tiles.append(torch.cat([to_pixels([photo]), *row], 3).clamp(-1, 1) / 2 + 0.5)
     save_image(torch.cat(tiles), path, nrow=4)
 
@@ -259,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
     run, photos = Run(args.run, args.seconds, args.seed), Photos(args.photos)
     encoder = Latents.load(args.bundle / "latents.safetensors")
     batches = Batches(photos, Conditions(args.conditions, photos), encoder, args.bundle, args.seed)
-    drawer = Drawer().to(memory_format=torch.channels_last)
+    drawer = Drawer().to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(drawer.parameters(), RATE, weight_decay=1e-2)
     average = Average(drawer, 0.999)
 
@@ -268,9 +283,10 @@ def main(argv: list[str] | None = None) -> None:
         latents, text, control, shown = batches.draw()
         level, noise = noise_levels(BATCH), torch.randn_like(latents)
         weight = level.view(-1, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16):
-            flow = drawer((1 - weight) * latents + weight * noise, level, text, control, shown)
-        loss = F.mse_loss(flow.float(), noise - latents)
+        noisy, target = (1 - weight) * latents + weight * noise, noise - latents
+        with torch.autocast(args.device, torch.bfloat16):
+            flow = drawer(*(tensor.to(args.device) for tensor in (noisy, level, text, control, shown)))
+        loss = F.mse_loss(flow.float(), target.to(args.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(drawer.parameters(), 1.0)

@@ -16,6 +16,7 @@ def parser(description: str, run: str, seconds: float) -> argparse.ArgumentParse
     flags.add_argument("--run", type=Path, default=Path(run), help="folder of the log and of the state to resume from")
     flags.add_argument("--seconds", type=float, default=seconds, help="of training, earlier runs included")
     flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return flags
 
 
@@ -117,4 +118,6 @@ class Average:
 
     def load_state_dict(self, state: dict) -> None:
         """Take the averaged weights back."""
-        self.shadow, self.updates = state["shadow"], state["updates"]
+        self.updates = state["updates"]
+        for key, value in state["shadow"].items():
+            self.shadow[key].copy_(value)
