@@ -1,6 +1,6 @@
 """Which words of a vocabulary are worth a short code: make the ranking that `sub_vocabulary` reads.
 
-    python -m prompt_inversion.useful_words --data_root PHOTOS --preset tiny --words words.txt
+    python -m prompt_inversion.useful_words --data_root PHOTOS --clip FOLDER --words words.txt
 
 Prompts of the photographs are searched, the half of the words that they use most often is kept, and again within that,
 down to 32 words; the words that stay longest come first. `--words` restricts them, to whole words that the CLIP knows
@@ -19,6 +19,7 @@ from prompt_inversion.clip import Clip
 from prompt_inversion.words import RANKINGS, digest, rankings
 
 FEWEST, MOST = 5, 10  # bits of the smallest and of the largest sub-vocabulary that is ranked
+SHORT_SIDE = 256  # of the photographs, pixels; CLIP sees them smaller
 
 
 def ranking(targets, clip: Clip, words: list[int]) -> list[int]:
@@ -46,27 +47,26 @@ def ids_of(names: Sequence[str], clip: Clip) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rank the words of a preset's CLIP and add them to the file."""
+    """Rank the words of a CLIP and add them to the file."""
     import json
 
     from dataloaders import load_samples
-    from presets import get_preset
+    from presets import PRESETS
     from prompt_inversion.clip import load_clip
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", required=True, help="photographs to learn from; not those to be measured on")
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--clip", help="a folder or a hub id (default: the bundled one)")
     parser.add_argument("--words", type=Path, help="the words to choose from, one a line (default: all)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
 
-    preset = get_preset(args.preset)
-    clip = load_clip(preset.clip, args.device)
+    clip = load_clip(args.clip or PRESETS["tiny"].clip, args.device)
     key, known = digest(clip.tokenizer), dict(rankings())
     if key in known:
-        print(f"error: {RANKINGS} has this vocabulary already, and files may depend on it", file=sys.stderr)
-        return 2
-    samples = load_samples(args.data_root, None, preset.short_side)
+        print(f"{RANKINGS} has this vocabulary already; as files may depend on it, it stays as it is", file=sys.stderr)
+        return 0
+    samples = load_samples(args.data_root, None, SHORT_SIDE)
     targets = clip.image_features([samples[i].image for i in range(len(samples.names))])
     names = args.words and args.words.read_text(encoding="utf-8").split()
     known[key] = ranking(targets, clip, ids_of(names, clip) if names else clip.words.tolist())

@@ -1,27 +1,36 @@
 #!/usr/bin/env bash
-# Train every bundled model from photographs: edges, sketch codec, tokenizer and CLIP, text, decoder, UNet and ControlNet.
+# Train the bundled models from photographs, or a bundle of your own.
 #
-#     bash scripts/train_tiny.sh DATA
+#     bash scripts/train_tiny.sh DATA             # every model; results go to their places in this repository
+#     bash scripts/train_tiny.sh DATA BUNDLE      # CLIP, decoder, UNet and ControlNet into a folder: --preset BUNDLE
 #
 # DATA holds photographs (pictures or tar shards, with photos.jsonl where labels are known), bsds500/ and
-# captions.txt.gz, as docs in tiny/README.md say. Every step resumes; seconds of each can be set by environment
-# variables. Results go to annotator/, models_ntc/ and tiny/bundle/; working files to runs/tiny/.
+# captions.txt.gz, as tiny/README.md says. Every step resumes; the seconds of each can be set by environment variables.
+# Working files go to runs/tiny/. A GPU is used where there is one. With BUNDLE, edge network, sketch codec, colour
+# tables and language model stay as they are: files depend on them.
 set -euo pipefail
-[ $# -eq 1 ] || { echo "usage: bash scripts/train_tiny.sh DATA" >&2; exit 2; }
-data=$(realpath -- "$1")
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: bash scripts/train_tiny.sh DATA [BUNDLE]" >&2; exit 2; }
+data=$(realpath -- "$1") bundle=$(realpath -m -- "${2:-$(dirname "$0")/../tiny/bundle}")
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+mkdir -p "$bundle"
 
-"$python" -m tiny.train_edges --data "$data/bsds500" --seconds "${EDGES:-840}"
 [ -e runs/tiny/photos/index.json ] || "$python" -m tiny.data --source "$data"
-"$python" -m tiny.train_clip --captions "$data/captions.txt.gz" --seconds "${CLIP:-1460}"
-"$python" -m tiny.train_text --captions "$data/captions.txt.gz"
-"$python" -m tiny.conditions sketches
-"$python" -m tiny.conditions export --sketches runs/tiny/sketches
-"$python" train_compressai.py -d runs/tiny/sketches --lambda_range 0.02 1 --dist_metric ms-ssim \
-    -e 1000 --max_seconds "${SKETCH:-7200}" --out runs/tiny/sketch
-cp runs/tiny/sketch/sketch_lmbda0.02-1.0.safetensors models_ntc/sketch.safetensors
-"$python" -m tiny.conditions decoded
-"$python" -m tiny.conditions prompts --steps 60
-"$python" -m tiny.train_decoder --seconds "${DECODER:-2700}"
-"$python" -m tiny.train_generator --seconds "${GENERATOR:-5300}"
+[ $# -eq 2 ] || "$python" -m tiny.train_edges --data "$data/bsds500" --seconds "${EDGES:-840}"
+[ -e runs/tiny/conditions/sketch.bin ] || "$python" -m tiny.conditions sketches
+if [ $# -eq 1 ]; then
+    "$python" -m tiny.train_text --captions "$data/captions.txt.gz"
+    "$python" -m tiny.conditions export --sketches runs/tiny/sketches
+    "$python" train_compressai.py -d runs/tiny/sketches --lambda_range 0.02 1 --dist_metric ms-ssim \
+        -e 1000 --max_seconds "${SKETCH:-7200}" --out runs/tiny/sketch
+    cp runs/tiny/sketch/sketch_lmbda0.02-1.0.safetensors models_ntc/sketch.safetensors
+    "$python" -m tiny.train_colour
+fi
+[ -e runs/tiny/conditions/decoded.bin ] || "$python" -m tiny.conditions decoded
+[ -e runs/tiny/conditions/colour.bin ] || "$python" -m tiny.conditions colours
+"$python" -m tiny.train_clip --captions "$data/captions.txt.gz" --seconds "${CLIP:-1900}" --out "$bundle/clip"
+mkdir -p runs/tiny/ranking && cp "$data"/bsds500/train/*.jpg runs/tiny/ranking/
+"$python" -m prompt_inversion.useful_words --data_root runs/tiny/ranking --clip "$bundle/clip" --words runs/tiny/clip/words.txt
+"$python" -m tiny.conditions prompts --clip "$bundle/clip" --steps 60
+"$python" -m tiny.train_decoder --bundle "$bundle" --seconds "${DECODER:-9600}"
+"$python" -m tiny.train_generator --bundle "$bundle" --seconds "${GENERATOR:-12000}"

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -139,3 +142,16 @@ def test_the_gain_is_that_of_decoded_sketches():
     )
     assert [line["f1"] for line in table] == pytest.approx([0.45, 0.6])
     assert table[1]["gain in f1"].mean == pytest.approx(0.15)
+
+
+def test_a_bundle_of_one_s_own_leaves_ours_alone(source, tmp_path):
+    script = shutil.copytree(Path(__file__).parent.parent / "scripts", tmp_path / "clone" / "scripts") / "train_tiny.sh"
+    python, log, own = tmp_path / "python", tmp_path / "log", tmp_path / "own"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')  # writes down what it was to do
+    python.chmod(0o755)
+    subprocess.run(["bash", script, source, own], env={"PYTHON": str(python), "PATH": "/usr/bin:/bin"}, check=True)
+    commands = log.read_text().splitlines()
+    assert [line.split()[1] for line in commands if "train" in line] == [
+        f"tiny.train_{name}" for name in ("clip", "decoder", "generator")
+    ]
+    assert all(str(own) in line for line in commands[-5:])
