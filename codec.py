@@ -261,7 +261,8 @@ class Encoder:
         self._lpips = _load_lpips(device) if config.loss == "lpips" else None
         self.preset, self.config = preset, config
         self.candidates = config.candidates or preset.candidates
-        self.color_bytes = preset.color_bytes if config.color_bytes is None else config.color_bytes
+        usual = preset.color_bytes if config.sketch else 0  # PIC is the prompt alone
+        self.color_bytes = usual if config.color_bytes is None else config.color_bytes
         if self.color_bytes and self.color_bytes < colour_codec.MIN_BYTES:
             raise ValueError(
                 f"a colour layer of {self.color_bytes} bytes: it takes {colour_codec.MIN_BYTES}, and 0 leaves it out"
@@ -274,13 +275,13 @@ class Encoder:
 
             self.captioner = load_captioner(preset.captioner, device)
         self.annotator = load_annotator(preset.annotator, device) if config.sketch else None
-        self.search = self._search()
         words, drawn = self.clip.tokenizer.get_vocab(), self.decoder.generator.tokenizer.get_vocab()
         if words != drawn:
             raise PresetError(
                 f"preset {preset.name}: the vocabularies of the CLIP ({len(words)} words) and of the text-to-image "
                 f"model ({len(drawn)}) differ: name two models with the same tokenizer"
             )
+        self.search = self._search()
         self.fingerprint = self.decoder.fingerprint(config.sketch, self.color_bytes > 0)
 
     def _search(self):

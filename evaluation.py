@@ -92,7 +92,7 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of prompt and candidates; `encoder_config` reads them."""
     flags.add_argument("--N", type=positive, help="candidates drawn; the best one's seed is sent")
     flags.add_argument(
-        "--color_bytes", type=whole, help="of the colour layer, at most; 0: none (default: the preset's)"
+        "--color_bytes", type=whole, help="of the colour layer, at most; 0: none (default: PICS the preset's, PIC 0)"
     )
     flags.add_argument("--loss", default="clip", choices=LOSSES, help="what chooses the candidate")
     prompt = flags.add_mutually_exclusive_group()

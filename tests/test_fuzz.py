@@ -104,8 +104,9 @@ def test_a_mutant_read_has_the_promised_shape(decoder, corpus, seed, size):
     mutant = spoiled(corpus, random.Random(seed))
     if read(decoder, mutant.data) == "read":
         found = bitstream.unpack(mutant.data)
-        ids, sketch = decoder.conditions(found)
+        ids, sketch, colour = decoder.conditions(found)
         assert sketch is None or sketch.shape == (found.height, found.width)
+        assert colour is None or colour.shape == (found.height // 8, found.width // 8, 3)
         assert all(0 <= word < decoder.generator.vocabulary for word in ids)
 
 
