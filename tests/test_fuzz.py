@@ -71,7 +71,7 @@ def test_mutants_of_streams(decoder, corpus, seed):
 
 def test_the_inner_layers_are_reached(decoder, corpus):
     rng, ends = random.Random(2), set()
-    while ends < {"read", "BitstreamError", "TextError", "SketchError", "DecodeError"}:
+    while ends < {"read", "BitstreamError", "TextError", "SketchError", "ColourError", "DecodeError"}:
         ends.add(read(decoder, spoiled(corpus, rng).data))
 
 

@@ -6,8 +6,10 @@ be there.
 
 import io
 import pickle
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,10 +227,11 @@ def test_good_weights_still_load(models):
     assert load_clip(models / "clip", "cpu").vocabulary == 600
 
 
-@pytest.mark.xfail(strict=True, reason="the commits of the hub's models are not known yet")
 def test_hub_models_are_pinned():
-    sources = [source for row in PRESETS.values() for source in (*row.generator, *row.controlnet, *row.clip)]
-    assert all("@" in source for source in sources if not source.startswith("/"))
+    fields = ("generator", "controlnet", "clip", "judge", "captioner")
+    sources = {source for row in PRESETS.values() for field in fields for source in getattr(row, field)}
+    unpinned = {source for source in sources if not re.search("@[0-9a-f]{40}$", source) and not Path(source).exists()}
+    assert unpinned == {"thibaud/controlnet-sd21-hed-diffusers"}
 
 
 def preset_of(folder):

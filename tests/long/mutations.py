@@ -27,7 +27,7 @@ CHUNK = 500  # mutants that a process does at a time
 HANG = 60  # seconds after which a mutant is given up
 MOST_SECONDS, MOST_MEBIBYTES = 1.0, 1024.0  # the promise
 CHECKSUM_SHARE = 2**-16
-OUTCOMES = ("same", "BitstreamError", "DecodeError", "TextError", "SketchError", "read")
+OUTCOMES = ("same", "BitstreamError", "DecodeError", "TextError", "SketchError", "ColourError", "read")
 
 
 class HangError(Exception):
