@@ -41,8 +41,6 @@ class Filter:
 
 # The weights of ControlNet's own annotators.
 _ANNOTATORS = ("lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",)
-    "lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",
-)  # the weights of ControlNet's own annotators
 FILTERS = {
     "hed-tiny": Filter("soft edges", filters.hed, (str(Path(__file__).parent / "hed_tiny.safetensors"),)),
     "hed": Filter("soft edges", filters.hed, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"),
