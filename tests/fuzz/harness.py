@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that reading a stream does before the drawing.
 
-    pip install atheris
+    bash scripts/fuzz.sh --seconds 120                       # installs atheris
     python tests/fuzz/harness.py --seconds 120
 
 Inputs are whole files; most mutants get the checksum that belongs to them, so that the inner layers are reached. The
@@ -37,7 +37,7 @@ def load(preset: str):
     """Return a decoder whose modules tell libFuzzer which branches they take."""
     import atheris
 
-    with atheris.instrument_imports(include=["bitstream", "text_codec", "models_ntc", "codec"]):
+    with atheris.instrument_imports(include=["bitstream", "text_codec", "models_ntc", "colour_codec", "codec"]):
         from fuzz import streams
 
         from codec import Decoder
