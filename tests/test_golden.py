@@ -35,7 +35,7 @@ def test_golden_streams_decode_to_the_recorded_conditions(record, decoder, threa
     finally:
         torch.set_num_threads(before)
     for row, now in zip(record["streams"], found, strict=True):
-        assert (now["ids"], now["sketch"]) == (row["ids"], row["sketch"]), row["file"]
+        assert (now["ids"], now["pictures"]) == (row["ids"], row["pictures"]), row["file"]
         assert np.allclose(now["noise"], row["noise"], atol=NOISE_TOLERANCE), row["file"]
 
 
