@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import bitstream
 import dataloaders
 from annotator import load_annotator
 from codec import Conditions, Decoder, Encoder, EncoderConfig
-from metrics import edge_f1
+from metrics import edge_f1, psnr
 from presets import BUNDLE, get_preset
 
 ROOT = Path(__file__).parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
+EXAMPLES = ROOT / "recon_examples" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,22 @@ def test_drawings_follow_their_sketch(decoded):
     drawn = [annotator(d.image)[: size[0], : size[1]] for d in decoded]
     strange = [edge_f1(drawn[i - 1], corners[i], tolerance_px=3).f1 for i in range(len(drawn))]
     assert np.mean(own) > np.mean(strange) + 0.1
+
+
+def test_colours_bring_drawings_nearer(encoder, decoded, samples):
+    for name, one in zip(("rocket", "coffee", "flower"), decoded, strict=True):
+        original, bare = samples[samples.names.index(name)].image, Conditions(one.prompt, one.sketch, None)
+        without = encoder.decoder.draw([bare], [one.stream.seed], *one.sketch.shape)[0]
+        assert psnr(original, one.image) > psnr(original, without) + 1
+        assert psnr(original, one.image) > 17
+
+
+def test_the_committed_run_is_of_these_models(encoder):
+    files = sorted(EXAMPLES.glob("*/*.pics"))
+    assert len(files) >= 7
+    drawn = encoder.decoder.decode(files[0].read_bytes()).image
+    saved = np.asarray(Image.open(files[0].with_name(f"{files[0].stem}_recon.png")))
+    assert np.abs(drawn.astype(int) - saved).mean() < 0.5  # of 255 levels: threads and processors differ by some
 
 
 def test_drawings_differ_with_the_prompt(encoder, decoded):
