@@ -479,7 +479,8 @@ def run_page(run: dict) -> str:
     """Return the page of one run as HTML. It shows the files in the run's folder and stands in it."""
     rows, photographs = run["rows"], photographs_of(run)
     present = [_layer(column) for column in layers_of(rows) if run["mean"].get(column)]
-    what = " and ".join(LAYERS[layer] for layer in present if layer in LAYERS)
+    parts = [LAYERS[layer] for layer in present if layer in LAYERS]
+    what = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
     lead = f"Each photograph became one small file, {what}, and was drawn again from that file alone."
     if wipes := list(dict.fromkeys(photograph["wipe"] for photograph in photographs if photograph["wipe"])):
         lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."
