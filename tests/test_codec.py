@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from checkpoints import local_preset
 
 import bitstream
@@ -149,6 +150,15 @@ def test_damaged_streams_are_named(encoder, encoded):
     for broken in (data[:-1], data[:5], b"", bytes([data[0] ^ 1]) + data[1:]):
         with pytest.raises(BitstreamError):
             encoder.decoder.decode(broken)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_conditions_do_not_depend_on_the_dtype_that_draws(encoder, encoded, monkeypatch, dtype):
+    stream, decoder = bitstream.unpack(encoded[0].data), encoder.decoder
+    ids, sketch, _ = decoder.conditions(stream)
+    monkeypatch.setattr(decoder.generator, "dtype", dtype)
+    again = decoder.conditions(stream)
+    assert again.prompt == ids and np.array_equal(again.sketch, sketch)
 
 
 def test_models_that_do_not_fit_are_refused(row, tmp_path):
