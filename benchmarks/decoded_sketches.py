@@ -41,69 +41,54 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_drawers(bundle: Path) -> dict:
-    """Return a `Drawer` for each way of training: the bundle's UNet, frozen and shared; equal new ControlNets."""
+    """Return a `Drawer` for each way of training: the bundle's UNet, frozen, and a new ControlNet, equal at first."""
     from diffusers import UNet2DConditionModel
 
-    from tiny.train_generator import Drawer, make_controlnet
+    from tiny.train_generator import Drawer
 
-    first = Drawer()
-    first.unet.load_state_dict(UNet2DConditionModel.from_pretrained(bundle / "generator" / "unet").float().state_dict())
-    first.unet.requires_grad_(False)
-    drawers = {}
-    start = make_controlnet().state_dict()
-    for name in TRAINED_ON:
-        drawers[name] = deepcopy(first)
-        drawers[name].unet = first.unet
-        drawers[name].controlnet.load_state_dict(start)
-    return drawers
+    drawer = Drawer()
+    weights = UNet2DConditionModel.from_pretrained(bundle / "generator" / "unet").state_dict()
+    drawer.unet.load_state_dict(weights)
+    drawer.unet.requires_grad_(False)
+    return {name: deepcopy(drawer) for name in TRAINED_ON}
 
 
-def train(args: argparse.Namespace, drawers: dict, batches: dict) -> int:
-    """Train both ControlNets on the same samples until the time is spent; the number of steps."""
+def train(run, drawers: dict, batches: dict) -> None:
+    """Train both ControlNets on the same samples until the time of the `Run` is spent."""
     import torch
-    import torch.nn.functional as F
-    from torch import nn
 
-    from tiny.train_generator import BATCH, RATE, noise_levels
-    from tiny.training import Run, cosine, set_rate
+    from tiny.train_generator import BATCH, RATE, flow_loss, noise_levels
+    from tiny.training import cosine, descend, set_rate
 
-    run = Run(args.out, args.seconds, args.seed)
     optimizers = {
         name: torch.optim.AdamW(drawer.controlnet.parameters(), RATE, weight_decay=1e-2)
         for name, drawer in drawers.items()
     }
 
     def train_step(progress: float) -> dict:
-        level, noise, losses = noise_levels(BATCH), None, {}
+        samples, losses = {name: own.draw() for name, own in batches.items()}, {}
+        level, noise = noise_levels(BATCH), torch.randn_like(samples["clean"][0])
         for name, drawer in drawers.items():
-            latents, text, control, shown = batches[name].draw()
-            noise = torch.randn_like(latents) if noise is None else noise
-            weight = level.view(-1, 1, 1, 1)
-            with torch.autocast("cpu", torch.bfloat16):
-                flow = drawer((1 - weight) * latents + weight * noise, level, text, control, shown)
-            loss = F.mse_loss(flow.float(), noise - latents)
             set_rate(optimizers[name], RATE * cosine(progress))
-            optimizers[name].zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(drawer.controlnet.parameters(), 1.0)
-            optimizers[name].step()
+            loss = flow_loss(drawer, samples[name], level, noise)
+            descend(loss, optimizers[name])
             losses[name] = loss.item()
         return losses
 
     parts = {name: drawer.controlnet for name, drawer in drawers.items()}
     parts |= {f"{name} optimizer": optimizer for name, optimizer in optimizers.items()}
     run.loop(train_step, parts, {500: dict})
-    return run.step
 
 
 def sketches_of(batches, chosen: list[int]) -> dict[str, tuple[list[np.ndarray], float | None]]:
-    """Return, for clean and for each lambda, the middle squares' sketches, uint8 (SIDE, SIDE), and their mean bytes."""
+    """Return, for clean and each lambda, the upper left squares' sketches, uint8 (SIDE, SIDE), and their mean bytes."""
     from models_ntc import load_sketch_codec
 
     clean = [np.ascontiguousarray(batches.conditions.plane(batches.conditions.clean, i)[:SIDE, :SIDE]) for i in chosen]
     found = {"clean": (clean, None)}
     for lmbda in LAMBDAS:
-        coded = [load_sketch_codec(lmbda).compress_and_draw(sketch) for sketch in clean]
+        codec = load_sketch_codec(lmbda)
+        coded = [codec.compress_and_draw(sketch) for sketch in clean]
         found[str(lmbda)] = [sketch for _, sketch in coded], fmean(len(payload) for payload, _ in coded)
     return found
 
@@ -111,14 +96,13 @@ def sketches_of(batches, chosen: list[int]) -> dict[str, tuple[list[np.ndarray],
 def measure(drawers: dict, batches, vae, chosen: list[int]) -> tuple[list[dict], np.ndarray]:
     """Return a row for each way of training, sketch and photograph, and a sheet of drawings, uint8 (H, W, 3)."""
     import torch
-    import torch.nn.functional as F
     from tqdm import tqdm
 
     from annotator import load_annotator
     from diffusion.control import control_tensor
     from metrics import edge_f1
     from tiny.latents import to_pixels
-    from tiny.train_generator import CONTROL, euler
+    from tiny.train_generator import CONTROL, euler, latents_error
 
     annotate, sketches, rows, sheet = load_annotator("hed-tiny"), sketches_of(batches, chosen), [], []
     for number, i in enumerate(tqdm(chosen, desc="drawing", file=sys.stderr)):
@@ -126,20 +110,15 @@ def measure(drawers: dict, batches, vae, chosen: list[int]) -> tuple[list[dict],
         latents = batches.encoder.encode(to_pixels([photo]))
         text = batches.encode_text([batches.conditions.prompt(i)])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(i))
-        tiles = [photo]
+        tiles, own = [photo], sketches["clean"][0][number]
         for source, (drawn_sketches, size) in sketches.items():
             control = control_tensor(drawn_sketches[number], CONTROL, None)
             tiles.append(np.repeat(drawn_sketches[number][..., None], 3, 2))
             for name, drawer in drawers.items():
-                with torch.no_grad():
-                    noisy = (1 - LEVEL) * latents + LEVEL * noise
-                    flow = drawer(noisy, torch.tensor([LEVEL]), text, control, torch.ones(1))
-                    drawn = vae.decode(euler(drawer, noise, text, control)).sample
-                picture = to_picture(drawn)
+                picture = to_picture(vae.decode(euler(drawer, noise, text, control)).sample)
                 tiles.append(picture)
-                own = sketches["clean"][0][number]
                 f1 = edge_f1(annotate(picture), own, tolerance_px=3).f1
-                error = F.mse_loss(noisy - LEVEL * flow, latents).item()
+                error = latents_error(drawer, latents, noise, LEVEL, text, control)
                 rows.append({"trained on": name, "drawn from": source, "bytes": size, "f1": f1, "error": error})
         sheet.append(np.concatenate(tiles, 1))
     return rows, np.concatenate(sheet[:8])
@@ -196,17 +175,19 @@ def main(argv: list[str] | None = None) -> int:
     from tiny.data import Photos
     from tiny.latents import Latents
     from tiny.train_generator import Batches
+    from tiny.training import Run
 
+    run = Run(args.out, args.seconds, args.seed)  # seeds the ControlNets, too
     photos, encoder = Photos(args.photos), Latents.load(args.bundle / "latents.safetensors")
     batches = {}
     for name, share in TRAINED_ON.items():
         conditions = Conditions(args.conditions, photos, share)
         batches[name] = Batches(photos, conditions, encoder, args.bundle, args.seed, drop_colour=1)
     drawers = make_drawers(args.bundle)
-    steps = train(args, drawers, batches)
-    vae = AutoencoderTiny.from_pretrained(args.bundle / "generator" / "vae").float().eval()
+    train(run, drawers, batches)
+    vae = AutoencoderTiny.from_pretrained(args.bundle / "generator" / "vae").float().eval().requires_grad_(False)
     rows, sheet = measure(drawers, batches["clean"], vae, photos.validation[: args.count])
-    result = {"steps": steps, "seconds": args.seconds, "photographs": args.count, "means": summary(rows)}
+    result = {"steps": run.step, "seconds": args.seconds, "photographs": args.count, "means": summary(rows)}
     (args.out / "decoded_sketches.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     draw(result["means"], args.out / "decoded_sketches.png")
     Image.fromarray(sheet).save(args.out / "sheet.png")

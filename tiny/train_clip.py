@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from tiny.data import Photos
 from tiny.facts import COLUMNS, NAMES, ROWS, colour_grid, describe
-from tiny.training import Average, Run, cosine, parser, set_rate
+from tiny.training import Average, Run, cosine, descend, parser, set_rate
 
 OUT = Path(__file__).parent / "bundle" / "clip"
 WORDS, POSITIONS, SIDE = 2048, 32, 96
@@ -204,10 +204,7 @@ def main(argv: list[str] | None = None) -> None:
         set_rate(optimizer, RATE * cosine(progress, warmup=0.05))
         pixels, tokens = pairs.batch(pairs.sample())
         loss = contrastive(model, pixels.to(args.device), tokens.to(args.device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, optimizer)
         model.logit_scale.data.clamp_(max=4.6)
         average.update()
         return {"loss": loss.item()}

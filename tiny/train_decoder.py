@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import save_image
 
 from annotator.hed import HED, TINY
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, parser, set_rate
+from tiny.training import Average, Run, cosine, descend, parser, set_rate
 
 BUNDLE = Path(__file__).parent / "bundle"
 EDGES = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
@@ -118,13 +118,10 @@ def main(argv: list[str] | None = None) -> None:
         z = latents.encode(pixels)
         z = z + torch.rand(BATCH, 1, 1, 1) * 0.15 * torch.randn_like(z)
         pixels = pixels.to(args.device, memory_format=torch.channels_last)
-        with torch.autocast(args.device, torch.bfloat16):
+        with torch.autocast(args.device.type, torch.bfloat16):
             drawn = autoencoder.decode(z.to(args.device)).sample
             loss = reconstruction_loss(drawn.float(), pixels, network)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(autoencoder.decoder.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, optimizer)
         average.update()
         return {"loss": loss.item()}
 

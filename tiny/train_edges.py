@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from annotator.hed import HED, TINY
-from tiny.training import Average, Run, cosine, parser, set_rate
+from tiny.training import Average, Run, cosine, descend, parser, set_rate
 
 OUT = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
 CROP, BATCH, RATE = 256, 8, 2e-3
@@ -127,14 +127,11 @@ def main(argv: list[str] | None = None) -> None:
         photos, edges = zip(*(augment(*rng.choice(training), rng) for _ in range(BATCH)), strict=True)
         x = torch.from_numpy(np.stack(photos)).to(args.device).permute(0, 3, 1, 2)  # (8, 3, 256, 256)
         target = torch.from_numpy(np.stack(edges)).to(args.device)[:, None]
-        with torch.autocast(args.device, torch.bfloat16):
+        with torch.autocast(args.device.type, torch.bfloat16):
             sides = network.side_logits(x)
         fused = torch.stack([side.float() for side in sides]).mean(0)
         loss = balanced_loss(fused, target) + 0.3 * sum(balanced_loss(s.float(), target) for s in sides) / len(sides)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, optimizer)
         average.update()
         return {"loss": loss.item()}
 

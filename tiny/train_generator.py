@@ -35,7 +35,7 @@ from diffusion.generator import framed
 from tiny.conditions import Conditions
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, parser, set_rate
+from tiny.training import Average, Run, cosine, descend, parser, set_rate
 
 BUNDLE = Path(__file__).parent / "bundle"
 WIDTHS, TEXT_WIDTH = (96, 192), 192
@@ -179,6 +179,16 @@ class Batches:
         return latents, self.encode_text([self.text(i) for i in chosen]), control, shown
 
 
+def flow_loss(drawer: Drawer, batch: tuple[Tensor, Tensor, Tensor, Tensor], level: Tensor, noise: Tensor) -> Tensor:
+    """Return the squared error of the flow that is predicted for a batch of `Batches.draw` at its noise levels (N,)."""
+    latents, text, control, shown = batch
+    weight, device = level.view(-1, 1, 1, 1), drawer.unet.device
+    noisy, target = (1 - weight) * latents + weight * noise, noise - latents
+    with torch.autocast(device.type, torch.bfloat16):
+        flow = drawer(*(tensor.to(device) for tensor in (noisy, level, text, control, shown)))
+    return F.mse_loss(flow.float(), target.to(device))
+
+
 SHOWN = ("text", "sketch+text", "sketch+text+colour")
 
 
@@ -193,6 +203,13 @@ def held_out(batches: Batches, i: int, shown: str) -> tuple[np.ndarray, np.ndarr
 
 
 @torch.no_grad()
+def latents_error(drawer: Drawer, x: Tensor, noise: Tensor, level: float, text: Tensor, control: Tensor, shown=1.0):
+    """Return the squared error of what is predicted for clean latents x (1, 16, h, w) at a noise level, as float."""
+    noisy = (1 - level) * x + level * noise
+    flow = drawer(noisy, torch.tensor([level]), text, control, torch.tensor([shown]))
+    return F.mse_loss(noisy - level * flow, x).item()
+
+
 def clean_error(drawer: Drawer, batches: Batches) -> dict:
     """Return the error of the clean latents on held-out photographs, by what is shown and noise level.
 
@@ -208,9 +225,7 @@ def clean_error(drawer: Drawer, batches: Batches) -> dict:
             photo, _, _, text, control = held_out(batches, i, shown)
             x = batches.encoder.encode(to_pixels([photo]))
             noise = torch.randn(x.shape, generator=generator) if noise is None else noise
-            noisy = (1 - level) * x + level * noise
-            flow = drawer(noisy, torch.tensor([level]), text, control, torch.tensor([float(shown != "text")]))
-            found.append(F.mse_loss(noisy - level * flow, x).item())
+            found.append(latents_error(drawer, x, noise, level, text, control, float(shown != "text")))
     return {name: float(np.mean(error)) for name, error in errors.items()}
 
 
@@ -280,17 +295,9 @@ def main(argv: list[str] | None = None) -> None:
 
     def train_step(progress: float) -> dict:
         set_rate(optimizer, RATE * cosine(progress))
-        latents, text, control, shown = batches.draw()
-        level, noise = noise_levels(BATCH), torch.randn_like(latents)
-        weight = level.view(-1, 1, 1, 1)
-        noisy, target = (1 - weight) * latents + weight * noise, noise - latents
-        with torch.autocast(args.device, torch.bfloat16):
-            flow = drawer(*(tensor.to(args.device) for tensor in (noisy, level, text, control, shown)))
-        loss = F.mse_loss(flow.float(), target.to(args.device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(drawer.parameters(), 1.0)
-        optimizer.step()
+        batch = batches.draw()
+        loss = flow_loss(drawer, batch, noise_levels(BATCH), torch.randn_like(batch[0]))
+        descend(loss, optimizer)
         average.update()
         return {"loss": loss.item()}
 

@@ -16,7 +16,7 @@ def parser(description: str, run: str, seconds: float) -> argparse.ArgumentParse
     flags.add_argument("--run", type=Path, default=Path(run), help="folder of the log and of the state to resume from")
     flags.add_argument("--seconds", type=float, default=seconds, help="of training, earlier runs included")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    flags.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
     return flags
 
 
@@ -91,6 +91,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the step size of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take one step of the optimizer, the norm of its gradients clipped to 1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    optimizer.step()
 
 
 class Average:
