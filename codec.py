@@ -12,10 +12,12 @@ A prompt is token ids that a search found, or a text that a human or a captioner
 of `text_codec` is shortest. What is drawn is ids either way: those that the generator's tokenizer makes of a text.
 """
 
+import gc
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -93,6 +95,18 @@ class Decoded:
     stream: Stream
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage: libraries and models make a million objects, which all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Decoder:
     """Bytes -> picture, with the models of one preset.
 
@@ -102,6 +116,7 @@ class Decoder:
     Raises PresetError where the models cannot be had.
     """
 
+    @_uncollected()
     def __init__(self, preset: Preset, device: str = "cpu", lam_sketch: float | str | None = None):
         from diffusion import load_generator
 
@@ -248,6 +263,7 @@ class Encoder:
     Raises PresetError where models cannot be had or do not fit each other, ValueError for a bad configuration.
     """
 
+    @_uncollected()
     def __init__(self, preset: Preset, config: EncoderConfig, device: str = "cpu"):
         from annotator import load_annotator
         from prompt_inversion import load_clip

@@ -29,14 +29,15 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ import colour_codec
 from codec import LOSSES, PROMPTS_FROM, Encoder, EncoderConfig
 from dataloaders import DATASETS, ImageError, Sample, Samples, load_image, load_samples
 from presets import PRESETS, Preset, PresetError, get_preset
+from processes import Team, cores, is_leader, join, parts_done
 from report import append_results, png, read_captions, read_json, write, write_report
 
 if TYPE_CHECKING:
@@ -60,7 +62,6 @@ PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png", "
 CAPTION, FAILED = "_caption.yaml", "_failed.txt"
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)  # of one photograph; a full disk is none of these
 WATCH_S = 0.5  # seconds between two looks at what the other processes have done
-LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -194,19 +195,6 @@ def rate(text: str) -> float | str:
         return text
 
 
-def choose_device(name: str | None) -> str:
-    """Return the device asked for, else a GPU where there is one. Raises ValueError for one that is not there."""
-    import torch
-
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    there = ["cpu", *["cuda"][: len(gpus)], *gpus]
-    if name is None:
-        return "cuda" if gpus else "cpu"
-    if name not in there:
-        raise ValueError(f"device {name!r} is not there: this machine has {', '.join(there)}")
-    return name
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run as one of its processes sees it."""
@@ -215,9 +203,10 @@ class Run:
     folder: Path
     samples: Samples
     todo: list[int]  # photographs that are not done, the same list in all processes
-    team: "Team"
+    team: Team
     evaluator: "Evaluator | None"  # None where nothing is left for this process
     metrics: "MetricSet"  # of photographs where some are left, of sets in the leading process
+    processes: int  # that do photographs side by side; 0: this one does them
     before: dict  # summary.json of an earlier start, where nothing is left
 
 
@@ -239,6 +228,8 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
         return finish(run, stopped=True) if run.team.leads else 130
     except OSError as error:
         return complain(error, 1)
+    except BrokenProcessPool:
+        return complain("a process was killed, perhaps for its memory: go on with a smaller --batch_size", 1)
 
 
 def prepare(args: argparse.Namespace, method: str) -> Run:
@@ -252,14 +243,17 @@ def prepare(args: argparse.Namespace, method: str) -> Run:
     captions = [folder / f"{name}{CAPTION}" for name in samples.names]
     todo = [i for i, caption in enumerate(captions) if args.overwrite or not caption.exists()]
     team, watch = join(args.device), Stopwatch()
-    encoder = load_encoder(args, method, team, watch) if team.share(todo) else None
+    processes = min(cores(team.device), args.batch_size) if args.batch_size > 1 else 0
+    encoder = load_encoder(args, method, team.device, watch) if team.share(todo) else None
+    if encoder and (processes or not team.alone):  # one bar, the leader's, for all processes
+        encoder.search = dataclasses.replace(encoder.search, progress=False)
     metrics = load_metrics(args, encoder, team)
     evaluator = Evaluator(folder, encoder, metrics, load_baselines(args, team), watch, team.device) if encoder else None
     before = {} if todo else read_json(folder / "summary.json", missing={})
     if team.leads:
         claim(folder, settings, args.overwrite)
     team.meet(folder)
-    return Run(method, folder, samples, todo, team, evaluator, metrics, before)
+    return Run(method, folder, samples, todo, team, evaluator, metrics, processes, before)
 
 
 def complain(error: object, status: int) -> int:
@@ -356,15 +350,12 @@ def claim(folder: Path, settings: dict, overwrite: bool) -> None:
     write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
-def load_encoder(args: argparse.Namespace, method: str, team: "Team", watch: "Stopwatch") -> Encoder:
+def load_encoder(args: argparse.Namespace, method: str, device: str, watch: "Stopwatch") -> Encoder:
     """Load the encoder that the arguments describe. Raises PresetError, ValueError."""
-    encoder = TimedEncoder(args.preset, encoder_config(args, method == "PICS"), team.device, watch)
-    if not team.alone:  # one bar, the leader's, for all processes
-        encoder.search = dataclasses.replace(encoder.search, progress=False)
-    return encoder
+    return TimedEncoder(args.preset, encoder_config(args, method == "PICS"), device, watch)
 
 
-def load_baselines(args: argparse.Namespace, team: "Team") -> dict[str, "Codec"]:
+def load_baselines(args: argparse.Namespace, team: Team) -> dict[str, "Codec"]:
     """Load the codecs to compare with. Raises PresetError where one cannot be had."""
     from baselines import CodecError, load_codec
 
@@ -374,7 +365,7 @@ def load_baselines(args: argparse.Namespace, team: "Team") -> dict[str, "Codec"]
         raise PresetError(str(error)) from error
 
 
-def load_metrics(args: argparse.Namespace, encoder: Encoder | None, team: "Team") -> "MetricSet":
+def load_metrics(args: argparse.Namespace, encoder: Encoder | None, team: Team) -> "MetricSet":
     """Load metrics: of photographs where there is an encoder, of sets in the leading process, which measures them."""
     from annotator import load_annotator
     from metrics import MetricSet, Tools
@@ -416,67 +407,7 @@ def or_reason(load: Callable[[], Callable]) -> Callable | str:
         return " ".join(str(error).split())
 
 
-# ---- processes
-
-
-def is_leader() -> bool:
-    """Whether this is the process that speaks: the first of those that a launcher started, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-@dataclass(frozen=True, eq=False)
-class Team:
-    """The processes that share a run, as seen from one of them."""
-
-    device: str  # of this process
-    state: object = None  # accelerate's PartialState, None for a single process
-
-    @property
-    def alone(self) -> bool:
-        """Whether there are no others."""
-        return self.state is None
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process shows the bar and writes the report."""
-        return self.alone or self.state.is_main_process
-
-    def share(self, items: list[int]) -> list[int]:
-        """Return this process's part of a list that all processes hold."""
-        if self.alone:
-            return items
-        with self.state.split_between_processes(items) as own:
-            return own
-
-    def meet(self, folder: Path) -> None:
-        """Wait for all processes. Raises OSError where this one does not see the run's folder."""
-        if self.alone:
-            return
-        self.state.wait_for_everyone()
-        if not (folder / "settings.json").exists():
-            raise OSError(f"{folder} is not seen from every host: --output must lie on a file system that they share")
-
-
-def join(device: str | None) -> Team:
-    """Return the team that `accelerate launch` or torchrun made, or this process alone.
-
-    Raises ValueError for a device that is not there or that several processes cannot share.
-    """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
-            print("warning: `accelerate launch --cpu` started one process; see docs/scaling.md", file=sys.stderr)
-        return Team(choose_device(device))
-    import torch
-    from accelerate import PartialState
-
-    if device not in (None, "cpu"):
-        raise ValueError(f"--device {device} with several processes: each takes a GPU of its own, so leave it out")
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if not cpu and wanted > there:
-        raise ValueError(f"{wanted} processes for {there} GPUs: start as many as there are, or add --device cpu")
-    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
-    return Team("cpu" if cpu else str(state.device), state)
+# ---- the photographs
 
 
 class Board:
@@ -512,18 +443,28 @@ class Board:
 
 def work(run: Run, batch_size: int) -> None:
     """Do this process's part of the photographs, a batch at a time, and in the leading one wait for the others."""
-    own = run.team.share(run.todo)
-    batches = (own[start : start + batch_size] for start in range(0, len(own), batch_size))
-    if not run.team.leads:
-        for batch in batches:
-            run.evaluator.do(batch, run.samples)
-        return
-    board = Board(run.folder, run.samples.names)
-    with contextlib.closing(board.bar):
-        for batch in batches:
-            run.evaluator.do(batch, run.samples)
-            board.refresh()
-        board.watch()
+    parts = split(run.team.share(run.todo), batch_size, run.processes)
+    with parts_done(lambda part: run.evaluator.do(part, run.samples), parts, run.processes) as done:
+        if not run.team.leads:
+            for _ in done:
+                pass
+            return
+        board = Board(run.folder, run.samples.names)
+        with contextlib.closing(board.bar):
+            for _ in done:
+                board.refresh()
+            board.watch()
+
+
+def split(photographs: Sequence[int], batch_size: int, processes: int) -> list[Sequence[int]]:
+    """Split photographs into batches; those of several processes are a batch together, and smaller towards the end."""
+    if not processes:
+        return [photographs[start : start + batch_size] for start in range(0, len(photographs), batch_size)]
+    most, parts, rest = max(1, batch_size // processes), [], photographs
+    while rest:
+        size = min(most, math.ceil(len(rest) / (2 * processes)))  # so that all are busy to the end
+        parts, rest = [*parts, rest[:size]], rest[size:]
+    return parts
 
 
 # ---- one batch
@@ -668,10 +609,12 @@ class Evaluator:
                 found = compress(sample.image, codec, budget)
         except BudgetError as error:
             return {"why": str(error)}
+        with self.watch("metrics"):
+            values = self.metrics.measure(sample.image, found.image)
         height, width = sample.image.shape[:2]
         rate = {"bytes": len(found.data), "bpp": bitstream.bits_per_pixel(found.data, height, width)}
         choice = {"scale": float(found.scale), "quality": int(found.quality)}
-        return rate | choice | self.metrics.measure(sample.image, found.image)
+        return rate | choice | values
 
 
 def describe(sample: Sample, encoded, decoded, values: dict) -> dict:

@@ -21,8 +21,9 @@ import dataloaders
 import text_codec
 from bitstream import BitstreamError
 from codec import Decoder, Encoder, preset_of, prompt_text
-from evaluation import PRESET_HELP, add_encoding_flags, choose_device, encoder_config, preset, rate
+from evaluation import PRESET_HELP, add_encoding_flags, encoder_config, preset, rate
 from presets import PRESETS, Preset, PresetError
+from processes import choose_device
 from report import png, write
 
 

@@ -127,7 +127,7 @@ def write_report(
         if beside := baseline_rows(captions):
             summary["baselines"] = baseline_averages(beside)
             write(folder / "baselines.csv", csv_file(beside))
-        write(folder / "overview.jpg", overview(folder, captions[:MOST], samples))
+        write(folder / "overview.jpg", overview(folder, captions[:MOST]))
     write(folder / "summary.json", json.dumps(summary, indent=1).encode())
     write(folder / "made.json", json.dumps(made_by(), indent=1).encode())
     write(folder / "index.html", run_page(read_run(folder)).encode())
@@ -251,12 +251,9 @@ def _commit() -> str:
         return ""
 
 
-def overview(folder: Path, captions: list[dict], samples: Samples | None) -> bytes:
-    """Return a JPEG that shows, for each photograph, original, sketch and colours sent, drawing and bytes.
-
-    Without `samples` the originals are left out.
-    """
-    tiles = [block(folder, caption, samples) for caption in captions]
+def overview(folder: Path, captions: list[dict]) -> bytes:
+    """Return a JPEG that shows, for each photograph, original, sketch and colours sent, drawing and bytes."""
+    tiles = [block(folder, caption) for caption in captions]
     columns = 2 if len(tiles) > 6 else 1
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [MARGIN + max(tile.height for tile in row) for row in rows]
@@ -270,12 +267,11 @@ def overview(folder: Path, captions: list[dict], samples: Samples | None) -> byt
     return file.getvalue()
 
 
-def block(folder: Path, caption: dict, samples: Samples | None) -> Image.Image:
+def block(folder: Path, caption: dict) -> Image.Image:
     """Draw one photograph's pictures side by side with its bytes and prompt below."""
-    name = caption["name"]
-    pictures = [Image.fromarray(samples[samples.names.index(name)].image)] if samples else []
-    files = [folder / f"{name}{ending}" for ending in ("_sketch_recon.png", "_colour.png", "_recon.png")]
-    pictures += [Image.open(file) for file in files if file.exists()]
+    endings = ("_original.png", "_sketch_recon.png", "_colour.png", "_recon.png")
+    files = [folder / f"{caption['name']}{ending}" for ending in endings]
+    pictures = [Image.open(file) for file in files if file.exists()]
     for picture in pictures:
         picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
     height = max(picture.height for picture in pictures)
@@ -284,7 +280,7 @@ def block(folder: Path, caption: dict, samples: Samples | None) -> Image.Image:
         tile.paste(picture.convert("RGB"), (i * (TILE + MARGIN), 0))
     draw, sizes = ImageDraw.Draw(tile), caption["bytes"]
     layers = " + ".join(f"{count} {layer}" for layer, count in sizes.items() if count and layer != "total")
-    line = f"{name}: {sizes['total']} bytes ({layers}), {caption['bpp']['total']:.4f} bpp"
+    line = f"{caption['name']}: {sizes['total']} bytes ({layers}), {caption['bpp']['total']:.4f} bpp"
     draw.text((0, height + 6), line, INK, ImageFont.load_default(14))
     for i, words in enumerate(textwrap.wrap(caption["prompt"], tile.width // 8)[:3]):
         draw.text((0, height + 28 + 18 * i), words, GRAY, ImageFont.load_default(14))

@@ -1,11 +1,13 @@
 """What a photograph costs, in seconds and bytes of memory: batches, processes, many photographs.
 
-    python benchmarks/scaling.py KODAK                  # 24 photographs, some 10 minutes on 4 cores
+    python benchmarks/scaling.py KODAK                  # 24 photographs, some 15 minutes on 4 cores
     python benchmarks/scaling.py KODAK --only memory
 
-Runs eval_PICS.py as a user would: batches of 1 and of 8 on all cores; one process on one core and two on two; and, for
-the memory, the photographs once and ten times over with the shortest search. Times are of whole runs, start included,
-over the number of photographs. The last line on stdout is JSON.
+Runs eval_PICS.py as a user would: batches of 1 and of 8 on all cores; one process on one core and two on two; both once
+more with all the metrics that can be had and every image format beside; and, for the memory, the photographs once and
+ten times over with the shortest search. Times are over the number of photographs: `seconds` of the whole run, `alone`
+without start and report, from when the models are loaded to the last photograph's caption. The last line on stdout is
+JSON.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from statistics import fmean
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("batch", "processes", "memory")
 TIMES_OVER = 10
+WHOLE = ["--metrics", "all", "--baselines", "jpeg,webp,avif,jpeg2000"]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -52,11 +55,15 @@ def evaluate(folder: Path, preset: str, cores: Sequence[int], processes: int, fl
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         seconds = time.perf_counter() - began
-        with next(Path(output).glob("*/results.csv")).open(encoding="utf-8") as file:
+        (run,) = Path(output).iterdir()
+        loaded = (run / "settings.json").stat().st_mtime
+        done = max(caption.stat().st_mtime for caption in run.glob("*_caption.yaml"))
+        with (run / "results.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     stages = {name: round(fmean(float(row[name]) for row in rows), 3) for name in rows[0] if name.startswith("seconds")}
     peak = max(int(row["memory_process"]) for row in rows)
-    return {"photographs": len(rows), "seconds": round(seconds / len(rows), 3), **stages, "memory_process": peak}
+    times = {"seconds": round(seconds / len(rows), 3), "alone": round((done - loaded) / len(rows), 3)}
+    return {"photographs": len(rows), **times, **stages, "memory_process": peak}
 
 
 def folder_of(photographs: Sequence[Path], home: Path, times: int = 1) -> Path:
@@ -73,12 +80,13 @@ def measure(photographs: Sequence[Path], preset: str, parts: Sequence[str], home
     cores = sorted(os.sched_getaffinity(0))
     few = folder_of(photographs, home / "once")
     runs = {}
-    if "batch" in parts:
-        for batch in (1, 8):
-            runs[f"batch {batch}"] = evaluate(few, preset, cores, 1, ["--batch_size", str(batch)])
-    if "processes" in parts:
-        for processes in (1, 2):
-            runs[f"processes {processes}"] = evaluate(few, preset, cores[:processes], processes, [])
+    for kind, flags in (("", []), (", whole", WHOLE)):
+        if "batch" in parts:
+            for batch in (1, 8):
+                runs[f"batch {batch}{kind}"] = evaluate(few, preset, cores, 1, ["--batch_size", str(batch), *flags])
+        if "processes" in parts:
+            for processes in (1, 2):
+                runs[f"processes {processes}{kind}"] = evaluate(few, preset, cores[:processes], processes, flags)
     if "memory" in parts:
         many = folder_of(photographs, home / "many", TIMES_OVER)
         for name, folder in (("once", few), (f"{TIMES_OVER} times", many)):
@@ -86,7 +94,7 @@ def measure(photographs: Sequence[Path], preset: str, parts: Sequence[str], home
     return runs
 
 
-def ratio(runs: dict, slow: str, fast: str, column: str = "seconds") -> float | None:
+def ratio(runs: dict, slow: str, fast: str, column: str) -> float | None:
     """Return how many times more the first costs."""
     return round(runs[slow][column] / runs[fast][column], 2) if slow in runs else None
 
@@ -102,16 +110,14 @@ def main(argv: list[str] | None = None) -> int:
         runs = measure(photographs[: args.count], args.preset, args.only, Path(home))
     for name, run in runs.items():
         print(name, *(f"{column} {value}" for column, value in run.items()))
-    found = {
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        "runs": runs,
-        "batch 8 is times as fast as 1": ratio(runs, "batch 1", "batch 8"),
-        "2 processes are times as fast as 1": ratio(runs, "processes 1", "processes 2"),
-        "memory of ten times the photographs": ratio(
-            runs, f"memory {TIMES_OVER} times", "memory once", "memory_process"
-        ),
-    }
+    found = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "runs": runs}
+    for kind in ("", ", whole"):
+        for column in ("seconds", "alone"):
+            for slow, fast in (("batch 1", "batch 8"), ("processes 1", "processes 2")):
+                title = f"{fast}{kind}: times as fast as {slow}, {column}"
+                found[title] = ratio(runs, f"{slow}{kind}", f"{fast}{kind}", column)
+    title = "memory of ten times the photographs"
+    found[title] = ratio(runs, f"memory {TIMES_OVER} times", "memory once", "memory_process")
     print(json.dumps(found))
     return 0
 

@@ -9,7 +9,7 @@ LEVELS = {
     4: "eval_PIC eval_PICS pics train_compressai generate_sketches tiny scripts",
     3: "codec evaluation report",  # may use one another
     2: "annotator prompt_inversion models_ntc diffusion colour_codec",  # the rooms
-    1: "bitstream text_codec metrics baselines dataloaders presets",  # import nothing of ours
+    1: "bitstream text_codec metrics baselines dataloaders presets processes",  # import nothing of ours
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

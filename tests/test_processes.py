@@ -24,8 +24,10 @@ from PIL import Image
 
 import bitstream
 import evaluation
+import processes
 from codec import Decoded, Encoded
-from evaluation import Board, Evaluator, Run, Stopwatch, Team, claim, finish, work
+from evaluation import Board, Evaluator, Run, Stopwatch, claim, finish, work
+from processes import Team
 from report import COSTS
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +109,7 @@ def in_process(monkeypatch, photos, output, *more):
 
 
 def stub(setattr_, pause_s=0.0):
-    setattr_(evaluation, "choose_device", lambda _: "cpu")
+    setattr_(processes, "choose_device", lambda _: "cpu")
     setattr_(evaluation, "load_encoder", lambda *_: StubEncoder(pause_s))
 
 
@@ -236,7 +238,7 @@ def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, c
     for rank in reversed(range(count)):  # the leader last
         team = Team("cpu", State(rank, count))
         evaluator = Evaluator(folder, StubEncoder(), alone.metrics, {}, Stopwatch())
-        run = Run("PICS", folder, alone.samples, todo, team, evaluator, alone.metrics, {})
+        run = Run("PICS", folder, alone.samples, todo, team, evaluator, alone.metrics, 0, {})
         work(run, batch_size=2)
     assert finish(run) == 1
     assert results(tmp_path / "out") == whole
