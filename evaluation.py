@@ -244,9 +244,8 @@ def prepare(args: argparse.Namespace, method: str) -> Run:
     todo = [i for i, caption in enumerate(captions) if args.overwrite or not caption.exists()]
     team, watch = join(args.device), Stopwatch()
     processes = min(cores(team.device), args.batch_size) if args.batch_size > 1 else 0
-    encoder = load_encoder(args, method, team.device, watch) if team.share(todo) else None
-    if encoder and (processes or not team.alone):  # one bar, the leader's, for all processes
-        encoder.search = dataclasses.replace(encoder.search, progress=False)
+    several = bool(processes) or not team.alone
+    encoder = load_encoder(args, method, team.device, watch, several) if team.share(todo) else None
     metrics = load_metrics(args, encoder, team)
     evaluator = Evaluator(folder, encoder, metrics, load_baselines(args, team), watch, team.device) if encoder else None
     before = {} if todo else read_json(folder / "summary.json", missing={})
@@ -350,9 +349,15 @@ def claim(folder: Path, settings: dict, overwrite: bool) -> None:
     write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
-def load_encoder(args: argparse.Namespace, method: str, device: str, watch: "Stopwatch") -> Encoder:
-    """Load the encoder that the arguments describe. Raises PresetError, ValueError."""
-    return TimedEncoder(args.preset, encoder_config(args, method == "PICS"), device, watch)
+def load_encoder(args: argparse.Namespace, method: str, device: str, watch: "Stopwatch", several: bool) -> Encoder:
+    """Load the encoder that the arguments describe, for one of several processes or the only one.
+
+    Raises PresetError, ValueError.
+    """
+    encoder = TimedEncoder(args.preset, encoder_config(args, method == "PICS"), device, watch)
+    if several:  # one bar, the leader's, for all processes
+        encoder.search = dataclasses.replace(encoder.search, progress=False)
+    return encoder
 
 
 def load_baselines(args: argparse.Namespace, team: Team) -> dict[str, "Codec"]:

@@ -30,7 +30,8 @@ def samples(tmp_path):
 
 def finish(folder, name, sketch):
     (folder / f"{name}_caption.yaml").write_text(CAPTION.format(name=name, sketch=sketch, total=34 + sketch))
-    write(folder / f"{name}_recon.png", png(np.zeros((64, 64, 3), np.uint8)))
+    for ending in ("_original.png", "_recon.png"):
+        write(folder / f"{name}{ending}", png(np.zeros((64, 64, 3), np.uint8)))
 
 
 def test_report_of_a_half_done_run(samples, tmp_path):

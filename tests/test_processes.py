@@ -7,6 +7,7 @@ Run as a script, this file is `eval_PICS.py` with an encoder that needs no model
 
 import csv
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -18,7 +19,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -26,12 +29,13 @@ import bitstream
 import evaluation
 import processes
 from codec import Decoded, Encoded
-from evaluation import Board, Evaluator, Run, Stopwatch, claim, finish, work
+from evaluation import Board, Evaluator, Run, Stopwatch, claim, finish, split, work
 from processes import Team
 from report import COSTS
 
 ROOT = Path(__file__).parent.parent
 BAD = (255, 0, 0)  # a photograph of this colour cannot be encoded
+CORES = ("1", pytest.param("3", marks=pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")))
 NAMES = tuple(f"p{i}" for i in range(7))
 
 
@@ -78,9 +82,9 @@ def arguments(photos, output, *more):
     return ["--data_root", str(photos), "--output", str(output), "--metrics", "psnr,colour", *more]
 
 
-def script(photos, output):
+def script(photos, output, cores="1"):
     command = [sys.executable, __file__, *arguments(photos, output, "--batch_size", "2")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": cores}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -163,32 +167,38 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
 
 
 @pytest.mark.parametrize("batch", ["1", "3", "100"])
-def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch):
+@pytest.mark.parametrize("cores", CORES)
+def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch, cores):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: int(cores))
     in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", batch)
     assert results(tmp_path / "out") == whole
 
 
-def test_killed_at_random_and_resumed(whole, photos, tmp_path):
+@pytest.mark.parametrize("cores", CORES)
+def test_killed_at_random_and_resumed(photos, tmp_path, cores):
     draws, kills = random.Random(1), 0
     started = time.monotonic()
-    first = script(photos, tmp_path / "unbroken")
+    first = script(photos, tmp_path / "unbroken", cores)
     assert first.wait() == 1
     longest = time.monotonic() - started
     for _ in range(4):
-        run = script(photos, tmp_path / "out")
+        run = script(photos, tmp_path / "out", cores)
         try:
             run.wait(draws.uniform(0.5, 1) * longest)
         except subprocess.TimeoutExpired:
+            helpers = psutil.Process(run.pid).children()
             run.kill()
+            assert not psutil.wait_procs(helpers, timeout=10)[1]  # they do not outlive it
             kills += 1
         run.communicate()
-    assert script(photos, tmp_path / "out").wait() == 1
+    assert script(photos, tmp_path / "out", cores).wait() == 1
     assert kills and results(tmp_path / "out") == results(tmp_path / "unbroken")
     assert not list((tmp_path / "out").glob("*/.*.tmp"))
 
 
-def test_interrupted_run_says_what_is_done(photos, tmp_path):
-    run = script(photos, tmp_path / "out")
+@pytest.mark.parametrize("cores", CORES)
+def test_interrupted_run_says_what_is_done(photos, tmp_path, cores):
+    run = script(photos, tmp_path / "out", cores)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*/p1_caption.yaml")) and time.monotonic() < deadline:
         assert run.poll() is None
@@ -200,6 +210,34 @@ def test_interrupted_run_says_what_is_done(photos, tmp_path):
     done = len(list(folder.glob("*_caption.yaml")))
     assert run.returncode == 130 and f"stopped: {done} of 7" in error and "Traceback" not in error
     assert summary["photographs"] == done == len((folder / "results.jsonl").read_bytes().splitlines()) >= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_a_killed_helper_ends_the_run_and_loses_nothing(monkeypatch, whole, photos, tmp_path, capsys):
+    encode_all = StubEncoder.encode_all
+
+    def deadly(self, images, sizes):
+        if images[0].mean() > 40 and multiprocessing.parent_process():  # as the system does where memory is short
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode_all(self, images, sizes)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(StubEncoder, "encode_all", deadly)
+    assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
+    assert "error: a process was killed" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.glob("out/*/p0_caption.yaml")) and not list(tmp_path.glob("out/*/p6_caption.yaml"))
+    monkeypatch.setattr(StubEncoder, "encode_all", encode_all)
+    assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1  # p2 and p5
+    assert results(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 24, 1000])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+@pytest.mark.parametrize("helpers", [0, 2, 3])
+def test_a_split_gives_each_photograph_once(count, batch_size, helpers):
+    parts = split(range(count), batch_size, min(helpers, batch_size))
+    assert [i for part in parts for i in part] == list(range(count))
+    assert all(0 < len(part) * max(1, min(helpers, batch_size)) <= batch_size for part in parts)
 
 
 def test_results_are_there_as_it_goes(monkeypatch, photos, tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 import bitstream
 import eval_PIC
 import eval_PICS
+import evaluation
 import pics
 from benchmarks import conditions
 from report import COSTS
@@ -73,6 +74,18 @@ def test_run_writes_every_file_and_reports_the_broken_photo(done, photos):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["photographs"] == 2 and summary["failed"] == ["broken"]
     assert not list(folder.glob("*.tmp")) and not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_photographs_side_by_side_give_the_same_files(monkeypatch, done, preset, photos, tmp_path):
+    monkeypatch.setattr(evaluation, "cores", lambda _: 2)
+    folder, _ = done
+    arguments = ["--data_root", str(photos), "--preset", str(preset), "--output", str(tmp_path)]
+    assert eval_PICS.main(arguments) == 1
+    files = [path.name for path in folder.iterdir() if path.suffix in (".pics", ".png", ".jpg", ".txt")]
+    assert len(files) == 12
+    for name in files:
+        assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_rates_are_file_sizes(done):
