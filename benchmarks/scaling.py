@@ -1,11 +1,11 @@
 """What a photograph costs, in seconds and bytes of memory: batches, processes, many photographs.
 
-    python benchmarks/scaling.py KODAK                  # 24 photographs, some 15 minutes on 4 cores
+    python benchmarks/scaling.py KODAK                  # 24 photographs, some 20 minutes on 4 cores
     python benchmarks/scaling.py KODAK --only memory
 
-Runs eval_PICS.py as a user would: batches of 1 and of 8 on all cores; one process on one core and two on two; both once
-more with all the metrics that can be had and every image format beside; and, for the memory, the photographs once and
-ten times over with the shortest search. Times are over the number of photographs: `seconds` of the whole run, `alone`
+Runs eval_PICS.py as a user would: batches of 1 and of 8 on all cores; one process on one core and two on two, which it
+forks itself or which accelerate launches; all of these once more with all the metrics that can be had and every image
+format beside; and, for the memory, the photographs once and ten times over with the shortest search. Times are over the number of photographs: `seconds` of the whole run, `alone`
 without start and report, from when the models are loaded to the last photograph's caption. The last line on stdout is
 JSON.
 """
@@ -38,12 +38,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def evaluate(folder: Path, preset: str, cores: Sequence[int], processes: int, flags: Sequence[str]) -> dict:
-    """Run eval_PICS.py on some cores and return what a photograph cost."""
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    threads = {"OMP_NUM_THREADS": str(max(1, len(cores) // processes))}
+def evaluate(folder: Path, preset: str, cores: Sequence[int], flags: Sequence[str], launched: int = 1) -> dict:
+    """Run eval_PICS.py on some cores, launched as some processes, and return what a photograph cost."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(launched)]
+    threads = {"OMP_NUM_THREADS": str(max(1, len(cores) // launched))}
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "eval_PICS.py")]
+        command = [sys.executable, *(launcher if launched > 1 else []), str(ROOT / "eval_PICS.py")]
         command += ["--data_root", str(folder), "--preset", preset, "--output", output, "--device", "cpu", *flags]
         began = time.perf_counter()
         subprocess.run(
@@ -83,14 +83,15 @@ def measure(photographs: Sequence[Path], preset: str, parts: Sequence[str], home
     for kind, flags in (("", []), (", whole", WHOLE)):
         if "batch" in parts:
             for batch in (1, 8):
-                runs[f"batch {batch}{kind}"] = evaluate(few, preset, cores, 1, ["--batch_size", str(batch), *flags])
+                runs[f"batch {batch}{kind}"] = evaluate(few, preset, cores, ["--batch_size", str(batch), *flags])
         if "processes" in parts:
-            for processes in (1, 2):
-                runs[f"processes {processes}{kind}"] = evaluate(few, preset, cores[:processes], processes, flags)
+            runs[f"1 process{kind}"] = evaluate(few, preset, cores[:1], flags)
+            runs[f"2 processes{kind}"] = evaluate(few, preset, cores[:2], flags)
+            runs[f"2 launched{kind}"] = evaluate(few, preset, cores[:2], flags, launched=2)
     if "memory" in parts:
         many = folder_of(photographs, home / "many", TIMES_OVER)
         for name, folder in (("once", few), (f"{TIMES_OVER} times", many)):
-            runs[f"memory {name}"] = evaluate(folder, preset, cores, 1, ["--prompt_steps", "1", "--N", "1"])
+            runs[f"memory {name}"] = evaluate(folder, preset, cores, ["--prompt_steps", "1", "--N", "1"])
     return runs
 
 
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     found = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "runs": runs}
     for kind in ("", ", whole"):
         for column in ("seconds", "alone"):
-            for slow, fast in (("batch 1", "batch 8"), ("processes 1", "processes 2")):
+            for slow, fast in (("batch 1", "batch 8"), ("1 process", "2 processes"), ("1 process", "2 launched")):
                 title = f"{fast}{kind}: times as fast as {slow}, {column}"
                 found[title] = ratio(runs, f"{slow}{kind}", f"{fast}{kind}", column)
     title = "memory of ten times the photographs"
