@@ -21,8 +21,8 @@ ends, started again, with the results that it would have had. Two runs differ in
     seconds_<stage>           prompt (search), sketch (annotator), candidates (drawing and choosing), coding (sketch
                               and colour codec, file), decoding (the file, drawn once more), metrics, baselines; what
                               photographs of a batch share is divided equally
-    memory_process            most bytes resident, since the batch began, in the process that did the photograph (Linux);
-                              processes of one run share a part of them
+    memory_process            most bytes resident since the batch began, in the process that did the photograph (Linux);
+                              the processes of a run share a part of them
     memory_gpu                most bytes of tensors on the GPU since then
 """
 

@@ -5,9 +5,9 @@
 
 Runs eval_PICS.py as a user would: batches of 1 and of 8 on all cores; one process on one core and two on two, which it
 forks itself or which accelerate launches; all of these once more with all the metrics that can be had and every image
-format beside; and, for the memory, the photographs once and ten times over with the shortest search. Times are over the number of photographs: `seconds` of the whole run, `alone`
-without start and report, from when the models are loaded to the last photograph's caption. The last line on stdout is
-JSON.
+format beside; and, for the memory, the photographs once and ten times over with the shortest search. Times are over the
+number of photographs: `seconds` of the whole run, `alone` without start and report, from when the models are loaded to
+the last photograph's caption. The last line on stdout is JSON.
 """
 
 import argparse
