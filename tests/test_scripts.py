@@ -83,7 +83,7 @@ def test_photographs_side_by_side_give_the_same_files(monkeypatch, done, preset,
     arguments = ["--data_root", str(photos), "--preset", str(preset), "--output", str(tmp_path)]
     assert eval_PICS.main(arguments) == 1
     files = [path.name for path in folder.iterdir() if path.suffix in (".pics", ".png", ".jpg", ".txt")]
-    assert len(files) == 12
+    assert len(files) == 14
     for name in files:
         assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes()
 
