@@ -62,6 +62,7 @@ OUTPUT = Path(__file__).parent / "recon_examples"
 PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png", "_colour.png")
 CAPTION, FAILED = "_caption.yaml", "_failed.txt"
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)  # of one photograph; a full disk is none of these
+SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, of Stable Diffusion 866
 WATCH_S = 0.5  # seconds between two looks at what the other processes have done
 
 
@@ -244,9 +245,10 @@ def prepare(args: argparse.Namespace, method: str) -> Run:
     captions = [folder / f"{name}{CAPTION}" for name in samples.names]
     todo = [i for i, caption in enumerate(captions) if args.overwrite or not caption.exists()]
     team, watch = join(args.device), Stopwatch()
-    processes = min(cores(team.device), args.batch_size) if args.batch_size > 1 else 0
-    several = bool(processes) or not team.alone
-    encoder = load_encoder(args, method, team.device, watch, several) if team.share(todo) else None
+    encoder = load_encoder(args, method, team.device, watch) if team.share(todo) else None
+    processes = side_by_side(encoder, team.device, args.batch_size) if encoder else 0
+    if encoder and (processes or not team.alone):  # one bar, the leader's, for all processes
+        encoder.search = dataclasses.replace(encoder.search, progress=False)
     metrics = load_metrics(args, encoder, team)
     evaluator = Evaluator(folder, encoder, metrics, load_baselines(args, team), watch, team.device) if encoder else None
     before = {} if todo else read_json(folder / "summary.json", missing={})
@@ -350,15 +352,18 @@ def claim(folder: Path, settings: dict, overwrite: bool) -> None:
     write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
-def load_encoder(args: argparse.Namespace, method: str, device: str, watch: "Stopwatch", several: bool) -> Encoder:
-    """Load the encoder that the arguments describe, for one of several processes or the only one.
+def load_encoder(args: argparse.Namespace, method: str, device: str, watch: "Stopwatch") -> Encoder:
+    """Load the encoder that the arguments describe. Raises PresetError, ValueError."""
+    return TimedEncoder(args.preset, encoder_config(args, method == "PICS"), device, watch)
 
-    Raises PresetError, ValueError.
+
+def side_by_side(encoder: Encoder, device: str, batch_size: int) -> int:
+    """Return how many processes to fork, for a photograph each; 0: this one does the batch, on all cores or a GPU.
+
+    A large model fills the cores by itself, and several drawings of it at a time would fill the memory.
     """
-    encoder = TimedEncoder(args.preset, encoder_config(args, method == "PICS"), device, watch)
-    if several:  # one bar, the leader's, for all processes
-        encoder.search = dataclasses.replace(encoder.search, progress=False)
-    return encoder
+    small = encoder.decoder.generator.parameters <= SMALL
+    return min(cores(device), batch_size) if small and batch_size > 1 else 0
 
 
 def load_baselines(args: argparse.Namespace, team: Team) -> dict[str, "Codec"]:

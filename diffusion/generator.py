@@ -296,6 +296,11 @@ class Generator:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     @property
+    def parameters(self) -> int:
+        """The number of weights of the network that is run at every step."""
+        return self._text_pipeline.unet.num_parameters()
+
+    @property
     def longest_prompt(self) -> int:
         """The most ids that fit beside BOS, EOS and the preset's suffix."""
         return self._text_length - 2 - len(self._ids(self.preset.suffix))

@@ -1,6 +1,7 @@
 """Encoder and decoder together, on small random models of the real classes."""
 
 import dataclasses
+import gc
 import math
 
 import numpy as np
@@ -39,6 +40,14 @@ def images():
 @pytest.fixture(scope="module")
 def encoded(encoder, images):
     return encoder.encode_all(images, [(512, 512), (400, 600)])
+
+
+def test_garbage_is_collected_once_models_are_loaded(row):
+    Decoder(row)
+    assert gc.isenabled()
+    with pytest.raises(PresetError):
+        Encoder(dataclasses.replace(row, clip=("/nowhere",)), EncoderConfig())
+    assert gc.isenabled()
 
 
 def test_the_budget_of_the_search_is_the_configurations(row):

@@ -31,6 +31,7 @@ import processes
 from codec import Decoded, Encoded
 from evaluation import Board, Evaluator, Run, Stopwatch, claim, finish, split, work
 from processes import Team
+from prompt_inversion import PromptConfig
 from report import COSTS
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,8 @@ NAMES = tuple(f"p{i}" for i in range(7))
 class StubDecoder:
     """Draws a plain picture, in a grey that depends on the whole file."""
 
+    generator = SimpleNamespace(parameters=1000)
+
     def decode(self, data):
         stream = bitstream.unpack(data)
         image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
@@ -50,6 +53,8 @@ class StubDecoder:
 
 class StubEncoder:
     """Needs no models; refuses a batch with a picture that is all of the colour BAD."""
+
+    search = PromptConfig()
 
     def __init__(self, pause_s=0.0):
         self.decoder, self.pause_s = StubDecoder(), pause_s
@@ -239,6 +244,19 @@ def test_a_killed_helper_ends_the_run_and_loses_nothing(monkeypatch, whole, phot
     monkeypatch.setattr(StubEncoder, "encode_all", encode_all)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1  # p2 and p5
     assert results(tmp_path / "out") == whole
+
+
+def test_several_processes_only_where_a_photograph_is_too_small_for_the_cores(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(sys, "platform", "linux")
+    encoder = StubEncoder()
+    wanted = {("cpu", 8): 4, ("cpu", 3): 3, ("cpu", 1): 0, ("cuda", 8): 0}
+    assert {how: evaluation.side_by_side(encoder, *how) for how in wanted} == wanted
+    monkeypatch.setattr(encoder.decoder, "generator", SimpleNamespace(parameters=866_000_000))
+    assert evaluation.side_by_side(encoder, "cpu", 8) == 0
+    monkeypatch.setattr(encoder.decoder, "generator", SimpleNamespace(parameters=1000))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert evaluation.side_by_side(encoder, "cpu", 8) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 24, 1000])
