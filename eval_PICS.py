@@ -1,22 +1,26 @@
-"""PICS: every photograph of a folder -> prompt + sketch -> one file -> photograph drawn again.
+"""PICS: every image of a data set -> prompt + sketch -> one file -> reconstruction.
 
-    python eval_PICS.py                                   # sample photographs, small bundled models
+    python eval_PICS.py                                   # sample images, small bundled models
     python eval_PICS.py --data_root PHOTOS --lam_sketch 0.5
     python eval_PICS.py --data_root DATA --dataset CLIC2020 --preset sd21
 
-Writes to recon_examples/PICS_<preset>_<dataset>/ (see evaluation.py). The last line on stdout is the summary as JSON.
+Writes to recon_examples/PICS_<preset>_<dataset>/ (see evaluation/loop.py). The last line on stdout
+is the summary as JSON.
 """
 
 import sys
 
-from evaluation import evaluate, parser, rate
+from evaluation.flags import LAM_SKETCH_HELP, parser, rate
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the experiment and return the exit status."""
     flags = parser(__doc__)
-    flags.add_argument("--lam_sketch", type=rate, help="rate of the sketch: a lambda or a codec file")
-    return evaluate(flags.parse_args(argv), "PICS")
+    flags.add_argument("--lam_sketch", type=rate, help=LAM_SKETCH_HELP)
+    args = flags.parse_args(argv)
+    from evaluation.loop import evaluate
+
+    return evaluate(args, "PICS")
 
 
 if __name__ == "__main__":

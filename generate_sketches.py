@@ -1,12 +1,13 @@
-"""Draw the sketches of a folder of photographs, in the layout that train_compressai.py reads.
+"""Draw the sketches of a folder of images, in the layout that train_compressai.py reads.
 
-    python generate_sketches.py --data_root PHOTOGRAPHS --out runs/sketches --short_side 256 512
+    python generate_sketches.py --data_root IMAGES --out runs/sketches --short_side 256 512
 
-Writes OUT/train/NAME.png and OUT/test/NAME.png, with --valid OUT/valid/NAME.png too: gray, 255 = edge, the coded
-size. Several short sides give NAME_256.png and NAME_512.png. A photograph's split depends on the hash of its name
-alone, a sketch on its photograph and the filter alone, not on the number of workers. Sketches that exist are
-skipped, so a stopped run goes on where it was and ends with the same files; OUT/settings.json keeps other settings
-out. The last stdout line is a JSON summary.
+Writes OUT/train/NAME.png and OUT/test/NAME.png, and with --valid OUT/valid/NAME.png: gray, 255 =
+edge, at the coded size. With several short sides the names are NAME_256.png and NAME_512.png. An
+image's split depends only on the hash of its name, a sketch only on its image and the annotator,
+not on the number of workers. Existing sketches are skipped, so a stopped run can be resumed, and it
+ends with the same files. OUT/settings.json prevents a mix of different settings. The last line on
+stdout is a JSON summary.
 """
 
 import argparse
@@ -21,13 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from annotator import split_name, table
+from common import files
+from common.weights import UnavailableError
 
 SPLITS = ("train", "valid", "test")
-SETTINGS = ("data_root", "dataset", "sketch_type", "short_side", "valid", "test")  # what decides the files
+SETTINGS = ("dataset", "sketch_type", "short_side", "valid", "test")  # what decides the files
+MOST_WORKERS = 4  # by default
+IMAGES_PER_WORKER = 32  # at least; a worker takes seconds to start
 
 
 class Job(NamedTuple):
-    """A photograph and the sketches that it lacks: short side -> file."""
+    """An image and the sketches that it lacks: short side -> file."""
 
     name: str
     path: str
@@ -35,32 +40,47 @@ class Job(NamedTuple):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind the flags; the table of filters as it is."""
+    """Shows the defaults of the flags, and keeps the lines of the table of annotators."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags; wrong ones end the program with status 2."""
-    epilog = f"filters; NAME:PATH takes weights from this machine:\n{table()}"
+    """Return the parsed flags; wrong ones end the program with status 2."""
+    epilog = f"annotators (NAME:PATH takes weights from this machine):\n{table()}"
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], epilog=epilog, formatter_class=HelpFormatter
     )
-    add = parser.add_argument
-    add("--data_root", required=True, metavar="DIR", help="photographs, in class folders or not")
-    add("--dataset", help="one of the paper's layouts under --data_root: CLIC2020, CLIC2021, DIV2K, Kodak")
-    add("--out", required=True, metavar="DIR", help="gets train/ and test/")
-    add("--sketch_type", type=sketch_type, default="hed-tiny", metavar="FILTER", help="see the table below")
-    add("--short_side", type=int, nargs="+", default=[256], metavar="PIXELS", help="multiples of 64")
-    add("--test", type=float, default=0.03, metavar="SHARE", help="of the photographs; at least one")
-    add("--valid", type=float, default=0.0, metavar="SHARE", help="of the photographs; 0: no valid/")
-    add("--workers", type=int, default=0, help="processes; 0: up to 4, by cores and photographs")
-    add("--cuda", action="store_true", help="draw on the first GPU")
+    add_flags(parser)
     args = parser.parse_args(argv)
     if not (args.test > 0 and args.valid >= 0 and args.test + args.valid < 1):
-        parser.error(f"--test {args.test} --valid {args.valid}: shares must be positive and leave some for train/")
+        parser.error(
+            f"--test {args.test} --valid {args.valid}: fractions must be positive "
+            "and leave some for train/"
+        )
     if args.workers < 0:
         parser.error(f"--workers {args.workers}: must not be negative")
     args.short_side = sorted(set(args.short_side))
     return args
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags."""
+    add = parser.add_argument
+    add("--data_root", required=True, metavar="DIR", help="images, in class folders or not")
+    help_dataset = "one of the paper's layouts under --data_root: CLIC2020, CLIC2021, DIV2K, Kodak"
+    add("--dataset", help=help_dataset)
+    add("--out", required=True, metavar="DIR", help="folder of the results")
+    default = "hed-tiny"
+    help_type = "annotator, see the table below"
+    add("--sketch_type", type=sketch_type, default=default, metavar="NAME", help=help_type)
+    help_side = "short side of the sketches, multiples of 64"
+    add("--short_side", type=int, nargs="+", default=[256], metavar="PIXELS", help=help_side)
+    help_test = "fraction of the images in test/; at least one image"
+    add("--test", type=float, default=0.03, metavar="FRACTION", help=help_test)
+    help_valid = "fraction of the images in valid/ (0: no valid/)"
+    add("--valid", type=float, default=0.0, metavar="FRACTION", help=help_valid)
+    help_workers = f"number of worker processes (0: up to {MOST_WORKERS}, by cores and images)"
+    add("--workers", type=int, default=0, help=help_workers)
+    add("--cuda", action="store_true", help="use the first GPU")
 
 
 def sketch_type(text: str) -> str:
@@ -72,72 +92,108 @@ def sketch_type(text: str) -> str:
     return text
 
 
-def place(name: str) -> float:
-    """0..1, from the hash of a photograph's name: the lowest are test photographs, the next valid ones."""
+# ---- which sketches are to be drawn
+
+
+def hash_fraction(name: str) -> float:
+    """Return 0..1 from the hash of a name: the lowest are test images, the next ones valid."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def splits(names: Sequence[str], test: float, valid: float = 0.0) -> dict[str, str]:
-    """Name -> "test", "valid" or "train"; no split whose share is above 0 stays empty while there are names."""
-    ranked = sorted(names, key=place)
-    tests = max(1, sum(place(name) <= test for name in names))
-    valids = max(1, sum(place(name) <= test + valid for name in names) - tests) if valid else 0
+    """Return {name: "test", "valid" or "train"}.
+
+    test, valid: fractions of the names. A split whose fraction is above 0 has at least one name, if
+    there are enough names.
+    """
+    ranked = sorted(names, key=hash_fraction)
+    fractions = [hash_fraction(name) for name in ranked]
+    tests = max(1, sum(fraction <= test for fraction in fractions))
+    valids = 0
+    if valid:
+        valids = max(1, sum(fraction <= test + valid for fraction in fractions) - tests)
     chosen = ["test"] * tests + ["valid"] * valids + ["train"] * len(names)
     return dict(zip(ranked, chosen, strict=False))
 
 
 def claim(out: Path, args: argparse.Namespace) -> None:
-    """Make the folders, or go on with them. Raises ValueError where they hold sketches of other settings.
+    """Make the folders, or resume in them. Only one run at a time may write to a folder.
 
-    One run at a time may write to a folder.
+    Raises ValueError if they hold sketches of other settings.
     """
-    from report import write
-
-    settings = {name: getattr(args, name) for name in SETTINGS} | {"data_root": str(Path(args.data_root).resolve())}
+    settings = {"data_root": str(Path(args.data_root).resolve())}
+    for name in SETTINGS:
+        settings[name] = getattr(args, name)
     file = out / "settings.json"
     if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        differing = [f"{name} {before.get(name)} -> {new}" for name, new in settings.items() if before.get(name) != new]
-        if differing:
-            raise ValueError(f"{out} holds sketches of other settings ({'; '.join(differing)}): choose another --out")
+        compare_settings(files.read_json(file), settings, out)
     elif any(any((out / split).glob("*")) for split in SPLITS):
-        raise ValueError(f"{out} holds pictures that no settings.json speaks of: choose another --out")
+        raise ValueError(
+            f"{out} holds pictures that no settings.json speaks of: choose another --out"
+        )
     for split in SPLITS:
         if split != "valid" or args.valid:
             (out / split).mkdir(parents=True, exist_ok=True)
-    for torn in out.glob("*/.*.tmp"):  # of a killed run; a training would read it
-        torn.unlink()
-    write(file, json.dumps(settings, indent=1).encode())
+    for unfinished in out.glob("*/.*.tmp"):  # of a killed run; a training would read it
+        unfinished.unlink()
+    files.write(file, json.dumps(settings, indent=1).encode())
 
 
-def jobs(names: Sequence[str], paths: Sequence[str], out: Path, args: argparse.Namespace) -> list[Job]:
-    """What is left to draw: the photographs that lack a sketch."""
+def compare_settings(before: dict, settings: dict, out: Path) -> None:
+    """Raise ValueError if the settings of an earlier run in `out` are different."""
+    differing = []
+    for name, value in settings.items():
+        if before.get(name) != value:
+            differing.append(f"{name} {before.get(name)} -> {value}")
+    if differing:
+        raise ValueError(
+            f"{out} holds sketches of other settings ({'; '.join(differing)}): choose another --out"
+        )
+
+
+def missing_sketches(
+    names: Sequence[str], paths: Sequence[str], out: Path, args: argparse.Namespace
+) -> list[Job]:
+    """Return the images that lack a sketch."""
     split_of = splits(names, args.test, args.valid)
-    there = {path.name for split in SPLITS for path in (out / split).glob("*.png")}
-    left = []
+    existing = set()
+    for split in SPLITS:
+        existing.update(path.name for path in (out / split).glob("*.png"))
+    jobs = []
     for name, path in zip(names, paths, strict=True):
-        files = {side: f"{name}_{side}.png" if len(args.short_side) > 1 else f"{name}.png" for side in args.short_side}
-        missing = {side: out / split_of[name] / file for side, file in files.items() if file not in there}
+        missing = {}
+        for side in args.short_side:
+            file = f"{name}_{side}.png" if len(args.short_side) > 1 else f"{name}.png"
+            if file not in existing:
+                missing[side] = out / split_of[name] / file
         if missing:
-            left.append(Job(name, path, missing))
-    return left
+            jobs.append(Job(name, path, missing))
+    return jobs
+
+
+# ---- drawing
 
 
 class Drawing:
-    """A dataset of torch's DataLoader, whose workers draw: drawing[i] writes the sketches of jobs[i].
+    """A dataset for torch's DataLoader, whose workers draw: `drawing[i]` does jobs[i].
 
-    Returns the photograph's name and what is wrong with it, or "".
+    It writes the job's sketches and returns the image's name and what is wrong with it, or "".
     """
 
     def __init__(self, jobs: Sequence[Job], sketch_type: str, device: str):
-        self.jobs, self.sketch_type, self.device = jobs, sketch_type, device
+        self.jobs = jobs
+        self.sketch_type = sketch_type
+        self.device = device
 
     def __len__(self) -> int:
         return len(self.jobs)
 
     @cached_property
     def annotator(self):
-        """Loaded by the process that draws, on one thread, so that no sum depends on the number of cores."""
+        """The annotator, loaded by the process that draws.
+
+        It runs on one thread, so that no sum depends on the number of cores.
+        """
         import torch
 
         from annotator import load_annotator
@@ -147,27 +203,28 @@ class Drawing:
 
     def __getitem__(self, index: int) -> tuple[str, str]:
         from dataloaders import ImageError, load_image, resize
-        from report import png, write
 
         job = self.jobs[index]
         try:
             image = load_image(job.path)
-            pictures = {side: resize(image, side) for side in job.missing}
+            resized = {side: resize(image, side) for side in job.missing}
         except ImageError as error:
             return job.name, str(error)
-        for side, picture in pictures.items():
-            write(job.missing[side], png(self.annotator(picture)))
+        for side, file in job.missing.items():
+            files.write(file, files.png(self.annotator(resized[side])))
         return job.name, ""
 
 
-def worth(photographs: int) -> int:
-    """Return how many processes are worth their start, which takes seconds each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores, 1 + photographs // 32)
+def useful_workers(images: int) -> int:
+    """Return how many worker processes save more time than they take to start."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return min(MOST_WORKERS, cores, 1 + images // IMAGES_PER_WORKER)
 
 
 def draw_all(drawing: Drawing, workers: int) -> Iterator[tuple[str, str]]:
-    """Yield what each item of `drawing` returns, drawn by so many processes."""
+    """Do all jobs in this number of processes; yield what each of them returns."""
     if workers == 1:
         yield from map(drawing.__getitem__, range(len(drawing)))
         return
@@ -175,7 +232,8 @@ def draw_all(drawing: Drawing, workers: int) -> Iterator[tuple[str, str]]:
 
     options = {"multiprocessing_context": "spawn", "worker_init_fn": quiet_worker}
     loader = DataLoader(drawing, batch_size=None, num_workers=workers, **options)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is for this process to take
+    # The workers inherit this: only the main process reacts to Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         results = iter(loader)
     finally:
@@ -184,47 +242,48 @@ def draw_all(drawing: Drawing, workers: int) -> Iterator[tuple[str, str]]:
 
 
 def quiet_worker(number: int) -> None:
-    """Leave the terminal to the one progress bar."""
-    os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    """Keep other progress bars and warnings off the terminal."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
 def prepare(args: argparse.Namespace) -> tuple[int, Drawing]:
-    """Return how many photographs there are, and what is left to draw. Raises ValueError and PresetError."""
+    """Return the number of images, and the jobs that are left.
+
+    Raises ValueError for wrong usage, UnavailableError if the annotator cannot be loaded.
+    """
     from annotator import load_annotator
+    from common.device import choose_device
     from dataloaders import check_short_side, load_samples
 
     for side in args.short_side:
         check_short_side(side)
     samples = load_samples(args.data_root, args.dataset, args.short_side[0])
-    out, device = Path(args.out), choose_device(args.cuda)
+    out = Path(args.out)
+    device = choose_device("cuda" if args.cuda else "cpu")
     claim(out, args)
-    drawing = Drawing(jobs(samples.names, samples.paths, out, args), args.sketch_type, device)
-    if drawing.jobs:
-        load_annotator(args.sketch_type, device)  # here first: weights are fetched once, and an error is one line
-    return len(samples), drawing
+    jobs = missing_sketches(samples.names, samples.paths, out, args)
+    if jobs:
+        # Loaded here first: weights are downloaded once, and an error is one line.
+        load_annotator(args.sketch_type, device)
+    return len(samples), Drawing(jobs, args.sketch_type, device)
 
 
-def choose_device(cuda: bool) -> str:
-    """Return torch's name of the device. Raises ValueError for a GPU that is not there."""
-    if not cuda:
-        return "cpu"
-    import torch
+def run(drawing: Drawing, images: int, workers: int) -> tuple[dict[str, str], str]:
+    """Do all jobs. Return {name: what is wrong with the image}, and what ended the run early or "".
 
-    if not torch.cuda.is_available():
-        raise ValueError("--cuda: PyTorch finds no GPU on this machine")
-    return "cuda"
-
-
-def run(drawing: Drawing, photographs: int, workers: int) -> tuple[dict[str, str], str]:
-    """Draw what is left; return what is wrong with which photographs, and what ended the run early, or ""."""
+    images: number of all images, for the progress bar.
+    """
     from tqdm import tqdm
 
     failed = {}
-    with tqdm(total=photographs, initial=photographs - len(drawing), desc="sketches", unit="photo") as bar:
+    done = images - len(drawing)
+    with tqdm(total=images, initial=done, desc="sketches", unit="image") as bar:
         try:
             for name, wrong in draw_all(drawing, workers):
                 bar.update()
-                failed |= {name: wrong} if wrong else {}
+                if wrong:
+                    failed[name] = wrong
         except KeyboardInterrupt:
             return failed, "stopped"
         except (OSError, RuntimeError) as error:  # a full disk, a worker that was killed
@@ -233,30 +292,47 @@ def run(drawing: Drawing, photographs: int, workers: int) -> tuple[dict[str, str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw; 0 when every photograph has its sketches, 1 when some work failed, 2 for wrong usage, 130 on Ctrl-C."""
-    args = parse_args(argv)
-    from presets import PresetError
+    """Draw all sketches that are missing.
 
+    Return 0 when every image has its sketches, 1 when some work failed, 2 for wrong usage, 130
+    after Ctrl-C.
+    """
+    args = parse_args(argv)
     try:
-        photographs, drawing = prepare(args)
+        images, drawing = prepare(args)
     except ValueError as error:
         print(f"generate_sketches.py: {error}", file=sys.stderr)
         return 2
-    except (PresetError, OSError) as error:
+    except (UnavailableError, OSError) as error:
         print(f"generate_sketches.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    failed, ended = run(drawing, photographs, args.workers or worth(len(drawing)))
+    failed, ended = run(drawing, images, args.workers or useful_workers(len(drawing)))
+    print_summary(args.out, images, drawing.jobs, failed, ended)
+    if ended == "stopped":
+        return 130
+    return 1 if ended or failed else 0
+
+
+def print_summary(
+    out: str, images: int, jobs: Sequence[Job], failed: dict[str, str], ended: str
+) -> None:
+    """Print what went wrong on stderr, and the summary on stdout."""
     for name, wrong in failed.items():
         print(f"failed: {name}: {wrong}", file=sys.stderr)
     if ended:
         print(f"{ended}: start it again to go on", file=sys.stderr)
-    left = sum(not file.exists() for job in drawing.jobs for file in job.missing.values())
-    print(json.dumps({"out": args.out, "photographs": photographs, "sketches_left": left, "failed": sorted(failed)}))
-    if ended == "stopped":
-        return 130
-    return 1 if ended or failed else 0
+    left = 0
+    for job in jobs:
+        left += sum(not file.exists() for file in job.missing.values())
+    summary = {
+        "out": out,
+        "photographs": images,
+        "sketches_left": left,
+        "failed": sorted(failed),
+    }
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
     python pics.py encode photo.jpg photo.pics --prompt "a red barn under a stormy sky"
     python pics.py decode photo.pics photo.png
     python pics.py info photo.pics
-    python pics.py drop photo.pics colour smaller.pics      # leave the colour layer out
+    python pics.py drop photo.pics color smaller.pics       # remove the color layer
 
-Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`. Decoding needs the file and the models of the
-preset that wrote it, nothing else.
+Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`. Decoding needs the file and the
+models of the preset that wrote it, nothing else.
 """
 
 import argparse
@@ -17,47 +17,69 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bitstream
-import dataloaders
 import text_codec
 from bitstream import BitstreamError
-from codec import Decoder, Encoder, preset_of, prompt_text
-from evaluation import PRESET_HELP, add_encoding_flags, encoder_config, preset, rate
-from presets import PRESETS, Preset, PresetError
-from processes import choose_device
-from report import png, write
+from common.device import choose_device
+from common.files import png, write
+from common.weights import UnavailableError
+from dataloaders import ImageError, load_sample, load_samples
+from evaluation.flags import (
+    DEVICE_HELP,
+    LAM_SKETCH_HELP,
+    PRESET_HELP,
+    add_encoding_flags,
+    encoder_config,
+    preset,
+    rate,
+)
+from presets import PRESETS, Preset, PresetError, writer_of
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line; wrong usage exits with status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    encode = commands.add_parser("encode", help="photograph(s) to file(s)")
-    encode.add_argument("photo", type=Path, help="a photograph, or a folder of them")
-    encode.add_argument("file", type=Path, help="the .pics file, or a folder for them")
+    encode = commands.add_parser("encode", help="compress an image or a folder of images")
+    encode.add_argument("photo", type=Path, help="an image, or a folder of images")
+    encode.add_argument("file", type=Path, help="the .pics file to write, or a folder for them")
     encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
-    encode.add_argument("--no_sketch", action="store_true", help="PIC: the prompt alone, some 30 bytes")
-    encode.add_argument("--lam_sketch", type=rate, help="rate of the sketch: a lambda or a codec file")
+    encode.add_argument(
+        "--no_sketch", action="store_true", help="PIC: send the prompt alone, some 30 bytes"
+    )
+    encode.add_argument("--lam_sketch", type=rate, help=LAM_SKETCH_HELP)
     add_encoding_flags(encode)
-    decode = commands.add_parser("decode", help="file(s) to picture(s)")
+    decode = commands.add_parser(
+        "decode", help="reconstruct the image of a file or of a folder of files"
+    )
     decode.add_argument("file", type=Path, help="a .pics file, or a folder of them")
-    decode.add_argument("photo", type=Path, help="the picture (PNG), or a folder for them")
-    decode.add_argument("--preset", type=preset, help="default: the one that wrote the file")
-    decode.add_argument("--lam_sketch", type=rate, help="the codec file, where it is not a bundled one")
-    decode.add_argument("--force", action="store_true", help="draw with these models whatever wrote the file")
+    decode.add_argument("photo", type=Path, help="the PNG file to write, or a folder for them")
+    decode.add_argument(
+        "--preset", type=preset, help="models to decode with (default: those that wrote the file)"
+    )
+    decode.add_argument(
+        "--lam_sketch", type=rate, help="the sketch codec's file, if it is not a bundled one"
+    )
+    decode.add_argument(
+        "--force", action="store_true", help="decode with these models whichever wrote the file"
+    )
     for command in (encode, decode):
-        command.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    drop = commands.add_parser("drop", help="a file without one of its layers")
-    drop.add_argument("file", type=Path)
-    drop.add_argument("layer", choices=("colour",))
-    drop.add_argument("smaller", type=Path, help="the file to write")
-    info = commands.add_parser("info", help="what a file holds")
-    info.add_argument("file", type=Path)
+        command.add_argument("--device", help=DEVICE_HELP)
+    drop = commands.add_parser("drop", help="remove a layer from a file")
+    drop.add_argument("file", type=Path, help="the .pics file")
+    drop.add_argument("layer", choices=("color",), help="the layer to remove")
+    drop.add_argument("smaller", type=Path, help="the .pics file to write")
+    info = commands.add_parser("info", help="print what a file holds")
+    info.add_argument("file", type=Path, help="the .pics file")
     return parser.parse_args(argv)
 
 
 def encode(args: argparse.Namespace) -> int:
-    """Encode a photograph or a folder."""
-    names, load = photographs(args.photo, args.preset.short_side)
+    """Encode an image or a folder."""
+    from codec import Encoder
+
+    names, load = images_at(args.photo, args.preset.short_side)
     config = encoder_config(args, sketch=not args.no_sketch)
     encoder = Encoder(args.preset, config, choose_device(args.device))
 
@@ -66,23 +88,25 @@ def encode(args: argparse.Namespace) -> int:
         data = encoder.encode([sample.image], [(sample.source_height, sample.source_width)])[0]
         write(target, data)
         height, width = sample.image.shape[:2]
-        rate = bitstream.bits_per_pixel(data, height, width)
-        return f"{len(data)} bytes, {rate:.5f} bpp at {width}x{height}"
+        bpp = bitstream.bits_per_pixel(data, height, width)
+        return f"{len(data)} bytes, {bpp:.5f} bpp at {width}x{height}"
 
     return each(names, args.photo, args.file, ".pics", encode_one)
 
 
-def photographs(path: Path, short_side: int) -> tuple[list[str], Callable]:
-    """Return the names of the photographs at `path` and the function that loads one."""
+def images_at(path: Path, short_side: int) -> tuple[list[str], Callable]:
+    """Return the names of the images at `path` and the function that loads one."""
     if not path.is_dir():
-        return [path.stem], lambda name: dataloaders.load_sample(path, short_side)
-    samples = dataloaders.load_samples(path, None, short_side)
-    place = {name: i for i, name in enumerate(samples.names)}
-    return list(samples.names), lambda name: samples[place[name]]
+        return [path.stem], lambda name: load_sample(path, short_side)
+    samples = load_samples(path, None, short_side)
+    index = {name: i for i, name in enumerate(samples.names)}
+    return list(samples.names), lambda name: samples[index[name]]
 
 
 def decode(args: argparse.Namespace) -> int:
     """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
+    from codec import Decoder
+
     device, decoders = choose_device(args.device), {}
     folder = args.file.is_dir()
     names = sorted(path.stem for path in args.file.glob("*.pics")) if folder else [args.file.stem]
@@ -102,23 +126,29 @@ def decode(args: argparse.Namespace) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a file, of a long one as many as show that it is no stream. Raises OSError."""
+    """Return the bytes of a file, of a long one only as many as show that it is no stream. Raises
+    OSError.
+    """
     if path.exists() and not path.is_file():
-        raise OSError(f"{path}: not a file")  # a pipe would be waited on for ever
+        raise OSError(f"{path}: not a file")  # reading a pipe would wait for ever
     with path.open("rb") as file:
         return file.read(bitstream.MAX_FILE_BYTES + 1)
 
 
 def writer(stream: bitstream.Stream) -> Preset:
-    """Return the preset that wrote a stream. Raises PresetError where the table does not have it."""
-    name = preset_of(stream)
+    """Return the preset that wrote a stream. Raises PresetError if it is not in the table."""
+    name = writer_of(stream.fingerprint)
     if name not in PRESETS:
-        raise PresetError(f"the file was written with preset {name}: name it with `--preset {name}`")
+        raise PresetError(
+            f"the file was written with preset {name}: name it with `--preset {name}`"
+        )
     return PRESETS[name]
 
 
-def each(names: list[str], source: Path, target: Path, ending: str, work: Callable[[str, Path], str]) -> int:
-    """Do `work(name, target file)` for each name; what fails is reported and the rest goes on."""
+def each(
+    names: list[str], source: Path, target: Path, ending: str, work: Callable[[str, Path], str]
+) -> int:
+    """Do `work(name, target file)` for each name; report what fails and go on with the rest."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
     status = 0
@@ -126,21 +156,21 @@ def each(names: list[str], source: Path, target: Path, ending: str, work: Callab
         file = target / f"{name}{ending}" if source.is_dir() else target
         try:
             print(f"{file}: {work(name, file)}")
-        except (ValueError, OSError, PresetError) as error:
+        except (ValueError, OSError, PresetError, UnavailableError) as error:
             print(f"failed: {name}: {error}", file=sys.stderr)
             status = 1
     return status
 
 
 def info(args: argparse.Namespace) -> int:
-    """Print what a file holds; the prompt as text where its tokenizer is at hand."""
+    """Print what a file holds; the prompt as text if its tokenizer can be had."""
     data = read_file(args.file)
     stream = bitstream.unpack(data)
     print(f"file      {args.file}, {len(data)} bytes, version {bitstream.VERSION}")
-    print(f"preset    {preset_of(stream)} (fingerprint {stream.fingerprint:04x})")
+    print(f"preset    {writer_of(stream.fingerprint)} (fingerprint {stream.fingerprint:04x})")
     print(f"source    {stream.source_width}x{stream.source_height}")
-    rate = bitstream.bits_per_pixel(data, stream.height, stream.width)
-    print(f"coded     {stream.width}x{stream.height}, {rate:.5f} bpp")
+    bpp = bitstream.bits_per_pixel(data, stream.height, stream.width)
+    print(f"coded     {stream.width}x{stream.height}, {bpp:.5f} bpp")
     print(f"seed      {stream.seed}")
     for layer, count in bitstream.layer_sizes(stream).items():
         print(f"{layer:9} {count} bytes")
@@ -148,6 +178,20 @@ def info(args: argparse.Namespace) -> int:
         print(f"prompt    {shown_prompt(stream)}")
         print(f"sent as   {text_codec.coding(stream.text)}")
     return 0
+
+
+def shown_prompt(stream: bitstream.Stream) -> str:
+    """Return the prompt of a stream as text, or why it cannot be read here."""
+    if text_codec.coding(stream.text).text:
+        return text_codec.decode_text(stream.text)
+    from diffusion import load_tokenizer
+    from text_codec.prompt import PromptCodec
+
+    try:
+        tokenizer = load_tokenizer(writer(stream))
+    except (PresetError, UnavailableError) as error:
+        return f"(not readable here: {str(error).splitlines()[0]})"
+    return PromptCodec(tokenizer, max_tokens=0).decode(stream.text).text
 
 
 def drop(args: argparse.Namespace) -> int:
@@ -161,25 +205,20 @@ def drop(args: argparse.Namespace) -> int:
     return 0
 
 
-def shown_prompt(stream: bitstream.Stream) -> str:
-    """Return the prompt of a stream as text, or why it cannot be read here."""
-    from diffusion import load_tokenizer
-
-    tokenizer = None
-    try:
-        if not text_codec.coding(stream.text).text:
-            tokenizer = load_tokenizer(writer(stream))
-        return prompt_text(stream, tokenizer)
-    except PresetError as error:
-        return f"(not readable here: {str(error).splitlines()[0]})"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 work failed, 2 wrong usage."""
     args = parse_args(argv)
+    commands = {"encode": encode, "decode": decode, "drop": drop, "info": info}
     try:
-        return {"encode": encode, "decode": decode, "drop": drop, "info": info}[args.command](args)
-    except (BitstreamError, text_codec.TextError, PresetError, OSError, dataloaders.ImageError) as error:
+        return commands[args.command](args)
+    except (
+        BitstreamError,
+        text_codec.TextError,
+        PresetError,
+        UnavailableError,
+        OSError,
+        ImageError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValueError as error:

@@ -1,9 +1,11 @@
-"""Photograph -> sketch, by the filters of the ControlNet family: `load_annotator("hed-tiny", "cpu")(image)`.
+"""Image -> sketch, by the annotators of the ControlNet family.
 
-    python generate_sketches.py --help        # prints the table of filters
+    sketch = load_annotator("hed-tiny", "cpu")(image)
+    python generate_sketches.py --help        # prints the table of annotators
 
-`NAME:PATH` takes a filter's weights from this machine: a file, a folder that holds the file, or, for the
-filters that run in transformers, a model folder. `hed:annotator/hed_tiny.safetensors` is `hed-tiny`.
+`NAME:PATH` takes an annotator's weights from this machine: a file, a folder that holds the file,
+or, for the annotators that run in transformers, a model folder. For example,
+`hed:annotator/hed_tiny.safetensors` is the same as `hed-tiny`.
 """
 
 from collections.abc import Callable
@@ -13,104 +15,150 @@ from pathlib import Path
 
 from annotator import filters
 from annotator.filters import Annotator, Weights
-from presets import PresetError, from_mirrors
+from common.weights import UnavailableError, from_mirrors
 
+HED_TINY = Path(__file__).parent / "hed_tiny.safetensors"
+# The weights of ControlNet's own annotators.
+CONTROLNET = ("lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",)
 PACKAGE = "controlnet_aux"
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One row: what a filter draws and where its weights come from."""
+    """One annotator: what it draws and where its weights come from."""
 
     draws: str
-    load: Callable[[Weights, str], Annotator]  # weights and device -> the filter
-    sources: tuple[str, ...] = ()  # of the weights: hub ids or paths, mirrors of one another; (): needs none
+    load: Callable[[Weights, str], Annotator]  # called with weights and device
+    # of the weights: hub ids or paths, mirrors of one another; (): the annotator needs no weights
+    sources: tuple[str, ...] = ()
     file: str = ""  # in the source's folder; "": the source is a model in transformers' layout
-    megabytes: int = 0  # to fetch
-    licence: str = ""  # of the weights
-    package: str = ""  # needed beyond requirements.txt
+    megabytes: int = 0  # size of the download
+    license: str = ""  # of the weights
+    package: str = ""  # needed in addition to requirements.txt
 
     @property
     def origin(self) -> str:
-        """Say in one line which weights, where from, how large, and under which licence."""
+        """One line: which weights, their source, size and license."""
         if not self.megabytes:
             return "comes with the repository" if self.sources else "no weights"
-        place = " of ".join(filter(None, (self.file, self.sources[0].partition("@")[0])))
-        return f"{place}, {self.megabytes} MB, {self.licence}"
+        name = self.sources[0].partition("@")[0]
+        if self.file:
+            name = f"{self.file} of {name}"
+        return f"{name}, {self.megabytes} MB, {self.license}"
 
 
-# The weights of ControlNet's own annotators.
-_ANNOTATORS = ("lllyasviel/Annotators@982e7edaec38759d914a963c48c4726685de7d96",)
 FILTERS = {
-    "hed-tiny": Filter("soft edges", filters.hed, (str(Path(__file__).parent / "hed_tiny.safetensors"),)),
-    "hed": Filter("soft edges", filters.hed, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"),
+    "hed-tiny": Filter("soft edges", filters.hed, (str(HED_TINY),)),
+    "hed": Filter(
+        "soft edges",
+        filters.hed,
+        CONTROLNET,
+        file="ControlNetHED.pth",
+        megabytes=29,
+        license="Apache-2.0",
+    ),
     "pidinet": Filter(
-        "soft edges", filters.pidinet, _ANNOTATORS, "table5_pidinet.pth", 3, "research only, see PiDiNet", PACKAGE
+        "soft edges",
+        filters.pidinet,
+        CONTROLNET,
+        file="table5_pidinet.pth",
+        megabytes=3,
+        license="research only, see PiDiNet",
+        package=PACKAGE,
     ),
     "canny": Filter("thin edges, on or off", filters.canny),
     "scribble": Filter(
-        "thick strokes, on or off", filters.scribble, _ANNOTATORS, "ControlNetHED.pth", 29, "Apache-2.0"
+        "thick strokes, on or off",
+        filters.scribble,
+        CONTROLNET,
+        file="ControlNetHED.pth",
+        megabytes=29,
+        license="Apache-2.0",
     ),
-    "lineart": Filter("a line drawing", filters.lineart, _ANNOTATORS, "sk_model.pth", 17, "MIT", PACKAGE),
+    "lineart": Filter(
+        "a line drawing",
+        filters.lineart,
+        CONTROLNET,
+        file="sk_model.pth",
+        megabytes=17,
+        license="MIT",
+        package=PACKAGE,
+    ),
     "mlsd": Filter(
-        "straight lines, on or off", filters.mlsd, _ANNOTATORS, "mlsd_large_512_fp32.pth", 6, "Apache-2.0", PACKAGE
+        "straight lines, on or off",
+        filters.mlsd,
+        CONTROLNET,
+        file="mlsd_large_512_fp32.pth",
+        megabytes=6,
+        license="Apache-2.0",
+        package=PACKAGE,
     ),
-    "depth": Filter("depth, near = 255", filters.depth, ("Intel/dpt-hybrid-midas",), "", 490, "Apache-2.0"),
+    "depth": Filter(
+        "depth, near = 255",
+        filters.depth,
+        ("Intel/dpt-hybrid-midas",),
+        megabytes=490,
+        license="Apache-2.0",
+    ),
     "openpose": Filter(
-        "people's poses, gray for colours",
+        "people's poses, gray in place of colors",
         filters.openpose,
-        _ANNOTATORS,
-        "body_pose_model.pth",
-        209,
-        "CMU, not commercial",
-        PACKAGE,
+        CONTROLNET,
+        file="body_pose_model.pth",
+        megabytes=209,
+        license="CMU, not commercial",
+        package=PACKAGE,
     ),
     "segmentation": Filter(
-        "150 kinds of things, gray for colours",
+        "ADE20K segmentation, 150 classes, gray in place of colors",
         filters.segmentation,
         ("openmmlab/upernet-convnext-small",),
-        "",
-        328,
-        "MIT",
+        megabytes=328,
+        license="MIT",
     ),
 }
 
 
 def load_annotator(name: str, device: str = "cpu") -> Annotator:
-    """Return the function image (H, W, 3) uint8 RGB -> sketch (H, W) uint8 that a row of FILTERS names.
+    """Return a function: image (H, W, 3) uint8 RGB -> sketch (H, W) uint8.
 
-    `name` is a row, or "row:path" for weights on this machine.
-    Raises ValueError for an unknown name and `presets.PresetError` where weights or a package cannot be had.
+    name: a key of FILTERS, or "key:path" for weights on this machine.
+
+    Raises ValueError for an unknown name, UnavailableError if weights or a package cannot be had.
     """
-    kind, own = split_name(name)
+    kind, path = split_name(name)
     row = FILTERS[kind]
     if row.package and find_spec(row.package) is None:
         cure = "pip install -r requirements-annotators.txt"
-        raise PresetError(f"annotator {kind} runs in {row.package}, which is not installed: {cure}")
+        raise UnavailableError(
+            f"annotator {kind} runs in {row.package}, which is not installed: {cure}"
+        )
     if not row.sources:
         return row.load(Weights(""), device)
 
-    def load(source: str, revision: str | None) -> Annotator:
-        return row.load(Weights(source, revision, row.file), device)
+    def load(source: str, revision: str | None, local_files_only: bool) -> Annotator:
+        return row.load(Weights(source, revision, local_files_only, row.file), device)
 
+    sources = [path] if path else row.sources
     cure = f"annotator {kind}: {row.origin}; weights on this machine are named {kind}:PATH"
-    return from_mirrors(load, [own] if own else row.sources, f"annotator {kind}", cure=cure)
+    return from_mirrors(load, sources, f"annotator {kind}", cure=cure)
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the row of FILTERS and the path behind its colon, or "". Raises ValueError."""
-    kind, _, own = name.partition(":")
+    """Return the key of FILTERS and the path after its colon, or "". Raises ValueError."""
+    kind, _, path = name.partition(":")
     if kind not in FILTERS:
         raise ValueError(f"unknown annotator {kind!r}: choose one of {', '.join(FILTERS)}")
-    if own and not FILTERS[kind].sources:
+    if path and not FILTERS[kind].sources:
         raise ValueError(f"annotator {name!r}: {kind} has no weights to take from a path")
-    return kind, own
+    return kind, path
 
 
 def table() -> str:
-    """Return the filters, two lines each: what one draws; where its weights come from and what it needs."""
-    rows = [
-        f"  {name:14}{row.draws}\n{'':16}{row.origin}{f'; needs {row.package}' * bool(row.package)}"
-        for name, row in FILTERS.items()
-    ]
-    return "\n".join(rows)
+    """Return two lines for each annotator: what it draws; where its weights come from."""
+    lines = []
+    for name, row in FILTERS.items():
+        needs = f"; needs {row.package}" if row.package else ""
+        lines.append(f"  {name:14}{row.draws}")
+        lines.append(f"{'':16}{row.origin}{needs}")
+    return "\n".join(lines)

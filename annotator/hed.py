@@ -1,8 +1,10 @@
 """Holistically-nested edge detection: one soft edge map from the side outputs of five scales.
 
+    logits = HED(FULL)(images)
+
 Xie and Tu, "Holistically-Nested Edge Detection", ICCV 2015, in the form of ControlNet's annotator
-(`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0), whose state-dict keys are kept: the same class
-with narrower blocks is the bundled `hed-tiny`. `load_annotator("hed")` draws with it.
+(`ControlNetHED.pth` of `lllyasviel/Annotators`, Apache-2.0), whose state-dict keys are kept. The
+bundled `hed-tiny` is the same class with narrower blocks.
 """
 
 import re
@@ -18,14 +20,19 @@ TINY = ((16, 2), (32, 2), (64, 3), (96, 3), (96, 3))
 
 
 def blocks_of(weights: dict[str, Tensor]) -> tuple[tuple[int, int], ...]:
-    """Return the (channels, convolutions) of each block of a HED's weights; () where they are of another network."""
-    convs = [name for name in weights if re.fullmatch(r"block\d\.convs\.\d\.weight", name)]
-    counts = Counter(name.partition(".")[0] for name in convs)
-    return tuple((weights[f"{block}.convs.0.weight"].shape[0], counts[block]) for block in sorted(counts))
+    """Return (channels, convolutions) of each block of a HED's weights; () for other networks."""
+    counts = Counter()
+    for name in weights:
+        if re.fullmatch(r"block\d\.convs\.\d\.weight", name):
+            counts[name.partition(".")[0]] += 1
+    blocks = []
+    for block in sorted(counts):
+        blocks.append((weights[f"{block}.convs.0.weight"].shape[0], counts[block]))
+    return tuple(blocks)
 
 
 class Block(nn.Module):
-    """Convolutions of one scale and the projection to that scale's edge logits."""
+    """Convolutions of one scale, and the projection to that scale's edge logits."""
 
     def __init__(self, inputs: int, channels: int, convolutions: int):
         super().__init__()
@@ -41,7 +48,10 @@ class Block(nn.Module):
 
 
 class HED(nn.Module):
-    """Pictures (N, 3, H, W), float, RGB in 0..255 -> edge logits (N, 1, H, W); sigmoid gives 0..1, 1 = edge."""
+    """Images (N, 3, H, W), float RGB in 0..255 -> edge logits (N, 1, H, W).
+
+    The sigmoid of the logits is in 0..1, 1 = edge.
+    """
 
     def __init__(self, blocks: tuple[tuple[int, int], ...] = FULL):
         super().__init__()
@@ -53,8 +63,9 @@ class HED(nn.Module):
         self.scales = len(blocks)
 
     def side_logits(self, x: Tensor) -> list[Tensor]:
-        """Return the logits of each scale, enlarged to the picture: `scales` tensors (N, 1, H, W)."""
-        size, sides = x.shape[-2:], []
+        """Return the logits of each scale, enlarged to the image: `scales` tensors (N, 1, H, W)."""
+        size = x.shape[-2:]
+        sides = []
         x = x - self.norm
         for number in range(1, self.scales + 1):
             if number > 1:

@@ -1,13 +1,16 @@
-"""Should a ControlNet be trained on clean sketches, as the paper's was, or on decoded ones, which are what it is given?
+"""Train a ControlNet on clean sketches, as the paper did, or on decoded ones, which it will get?
 
-    python benchmarks/decoded_sketches.py --bundle tiny/bundle --seconds 2400 --out runs/tiny/decoded_sketches
+    python benchmarks/decoded_sketches.py --bundle tiny/bundle --seconds 2400
 
-Two ControlNets start from the same weights and are trained beside one another for the bundle's UNet, which stays as it
-is: on the same photographs, crops, prompts and noise, one with clean sketches, one with sketches that the codec
-decoded at random rates (tiny/conditions.py prepares both; colours are left out). Then both draw the same held-out
-photographs from sketches decoded at three lambdas, and from clean ones. Measured: the agreement (F1, 3 pixels) of the
-drawing's edges with the photograph's own, and the error of the clean latents at noise level 0.7. Training resumes and
-stops by the clock. Writes decoded_sketches.json, decoded_sketches.png (the plot) and sheet.png (drawings) into --out;
+Two ControlNets start from the same weights and are trained for the bundle's UNet, which stays as it
+is, on the same images, crops, prompts and noise: one with clean sketches, one with sketches decoded
+at random rates (tiny/conditions.py prepares both; colors are left out). Then both generate the same
+held-out images from clean sketches and from sketches decoded at three lambdas. Measured are the
+agreement (F1, 3 pixels) of the reconstruction's edges with the image's own, and the error of the
+clean latents at noise level 0.7.
+
+The training is resumed if there is a state in --out, and stops by the clock. Writes
+decoded_sketches.json, decoded_sketches.png (the plot) and sheet.png (reconstructions) into --out;
 the last line on stdout is the JSON.
 """
 
@@ -20,176 +23,261 @@ from statistics import fmean
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 LAMBDAS = (0.02, 0.2, 1.0)
-TRAINED_ON = {"clean": 1.0, "decoded": 0.0}  # share of clean sketches
-SIDE = 256  # pixels of the crops that are drawn
+TRAINED_ON = {"clean": 1.0, "decoded": 0.0}  # fraction of clean sketches
+SIDE = 256  # pixels of the images that are generated
 LEVEL = 0.7  # of the noise, where a sketch tells most (tiny/train_generator.py)
+SHEET_ROWS = 8
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "tiny" / "bundle", help="UNet, decoder, CLIP and latents")
-    parser.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    parser.add_argument("--conditions", type=Path, default=Path("runs/tiny/conditions"))
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny/decoded_sketches"), help="also the state to resume")
-    parser.add_argument("--seconds", type=float, default=2400, help="of training both, earlier runs included")
-    parser.add_argument("--count", type=int, default=48, help="held-out photographs to draw")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    runs = Path("runs/tiny")
+    help_bundle = "folder with UNet, decoder, CLIP and latents"
+    add("--bundle", type=Path, default=ROOT / "tiny" / "bundle", help=help_bundle)
+    add("--photos", type=Path, default=runs / "photos", help="folder written by tiny.data")
+    help_conditions = "folder written by tiny.conditions"
+    add("--conditions", type=Path, default=runs / "conditions", help=help_conditions)
+    out = runs / "decoded_sketches"
+    add("--out", type=Path, default=out, help="folder of the results and the state to resume")
+    help_seconds = "time of training of both in seconds, earlier runs included"
+    add("--seconds", type=float, default=2400, help=help_seconds)
+    add("--count", type=int, default=48, help="number of held-out images to generate")
+    add("--seed", type=int, default=0, help="random seed")
     return parser.parse_args(argv)
 
 
-def make_drawers(bundle: Path) -> dict:
-    """Return a `Drawer` for each way of training: the bundle's UNet, frozen, and a new ControlNet, equal at first."""
+# ---- training
+
+
+def make_denoisers(bundle: Path) -> dict:
+    """Return a Denoiser for each way of training.
+
+    They have the bundle's UNet, which is not trained, and equal new ControlNets.
+    """
     from diffusers import UNet2DConditionModel
 
-    from tiny.train_generator import Drawer
+    from tiny.denoiser import Denoiser
 
-    drawer = Drawer()
+    denoiser = Denoiser()
     weights = UNet2DConditionModel.from_pretrained(bundle / "generator" / "unet").state_dict()
-    drawer.unet.load_state_dict(weights)
-    drawer.unet.requires_grad_(False)
-    return {name: deepcopy(drawer) for name in TRAINED_ON}
+    denoiser.unet.load_state_dict(weights)
+    denoiser.unet.requires_grad_(False)
+    return {name: deepcopy(denoiser) for name in TRAINED_ON}
 
 
-def train(run, drawers: dict, batches: dict) -> None:
+def make_batches(args: argparse.Namespace, photos, encoder) -> dict:
+    """Return the `Batches` of each way of training; they differ only in the sketches."""
+    from tiny.conditions import Conditions
+    from tiny.train_generator import Batches
+
+    batches = {}
+    for name, fraction in TRAINED_ON.items():
+        conditions = Conditions(args.conditions, photos, fraction)
+        batches[name] = Batches(photos, conditions, encoder, args.bundle, args.seed, drop_color=1)
+    return batches
+
+
+def train(run, denoisers: dict, batches: dict) -> None:
     """Train both ControlNets on the same samples until the time of the `Run` is spent."""
     import torch
 
-    from tiny.train_generator import BATCH, RATE, flow_loss, noise_levels
-    from tiny.training import cosine, descend, set_rate
+    from tiny.denoiser import flow_loss, noise_levels
+    from tiny.train_generator import BATCH, LEARNING_RATE
+    from tiny.training import cosine_schedule, optimizer_step, set_learning_rate
 
-    optimizers = {
-        name: torch.optim.AdamW(drawer.controlnet.parameters(), RATE, weight_decay=1e-2)
-        for name, drawer in drawers.items()
-    }
+    optimizers = {}
+    for name, denoiser in denoisers.items():
+        weights = denoiser.controlnet.parameters()
+        optimizers[name] = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=1e-2)
 
     def train_step(progress: float) -> dict:
-        samples, losses = {name: own.draw() for name, own in batches.items()}, {}
-        level, noise = noise_levels(BATCH), torch.randn_like(samples["clean"][0])
-        for name, drawer in drawers.items():
-            set_rate(optimizers[name], RATE * cosine(progress))
-            loss = flow_loss(drawer, samples[name], level, noise)
-            descend(loss, optimizers[name])
+        samples = {name: own.sample() for name, own in batches.items()}
+        level = noise_levels(BATCH)
+        noise = torch.randn_like(samples["clean"][0])
+        losses = {}
+        for name, denoiser in denoisers.items():
+            set_learning_rate(optimizers[name], LEARNING_RATE * cosine_schedule(progress))
+            loss = flow_loss(denoiser, samples[name], level, noise)
+            optimizer_step(loss, optimizers[name])
             losses[name] = loss.item()
         return losses
 
-    parts = {name: drawer.controlnet for name, drawer in drawers.items()}
-    parts |= {f"{name} optimizer": optimizer for name, optimizer in optimizers.items()}
+    parts = {}
+    for name, denoiser in denoisers.items():
+        parts[name] = denoiser.controlnet
+        parts[f"{name} optimizer"] = optimizers[name]
     run.loop(train_step, parts, {500: dict})
 
 
+# ---- measuring
+
+
 def sketches_of(batches, chosen: list[int]) -> dict[str, tuple[list[np.ndarray], float | None]]:
-    """Return, for clean and each lambda, the upper left squares' sketches, uint8 (SIDE, SIDE), and their mean bytes."""
+    """Return {"clean" or lambda: (sketches of the upper left squares, their mean bytes)}.
+
+    The sketches are uint8 (SIDE, SIDE).
+    """
     from models_ntc import load_sketch_codec
 
-    clean = [np.ascontiguousarray(batches.conditions.plane(batches.conditions.clean, i)[:SIDE, :SIDE]) for i in chosen]
+    conditions = batches.conditions
+    clean = []
+    for i in chosen:
+        square = conditions.plane(conditions.clean, i)[:SIDE, :SIDE]
+        clean.append(np.ascontiguousarray(square))
     found = {"clean": (clean, None)}
     for lmbda in LAMBDAS:
         codec = load_sketch_codec(lmbda)
-        coded = [codec.compress_and_draw(sketch) for sketch in clean]
-        found[str(lmbda)] = [sketch for _, sketch in coded], fmean(len(payload) for payload, _ in coded)
+        payloads, decoded = zip(*map(codec.encode_and_decode, clean), strict=True)
+        found[str(lmbda)] = (list(decoded), fmean(map(len, payloads)))
     return found
 
 
-def measure(drawers: dict, batches, vae, chosen: list[int]) -> tuple[list[dict], np.ndarray]:
-    """Return a row for each way of training, sketch and photograph, and a sheet of drawings, uint8 (H, W, 3)."""
-    import torch
+def measure(denoisers: dict, batches, vae, chosen: list[int]) -> tuple[list[dict], np.ndarray]:
+    """Return a row for each image, sketch and way of training, and a sheet, uint8 (H, W, 3)."""
     from tqdm import tqdm
 
     from annotator import load_annotator
+
+    annotate = load_annotator("hed-tiny")
+    sketches = sketches_of(batches, chosen)
+    rows, sheet = [], []
+    for number, i in enumerate(tqdm(chosen, desc="generating", file=sys.stderr)):
+        own = {source: (each[number], size) for source, (each, size) in sketches.items()}
+        found, tiles = measure_image(denoisers, batches, vae, annotate, i, own)
+        rows += found
+        sheet.append(np.concatenate(tiles, 1))
+    return rows, np.concatenate(sheet[:SHEET_ROWS])
+
+
+def measure_image(
+    denoisers: dict, batches, vae, annotate, i: int, sketches: dict
+) -> tuple[list[dict], list[np.ndarray]]:
+    """Return the rows of image i and the tiles of its row in the sheet.
+
+    sketches: {"clean" or lambda: (sketch, mean bytes)}.
+    """
+    import torch
+
     from diffusion.control import control_tensor
     from metrics import edge_f1
+    from tiny.denoiser import CONTROL, euler, latents_error
     from tiny.latents import to_pixels
-    from tiny.train_generator import CONTROL, euler, latents_error
 
-    annotate, sketches, rows, sheet = load_annotator("hed-tiny"), sketches_of(batches, chosen), [], []
-    for number, i in enumerate(tqdm(chosen, desc="drawing", file=sys.stderr)):
-        photo = batches.photos[i][:SIDE, :SIDE]
-        latents = batches.encoder.encode(to_pixels([photo]))
-        text = batches.encode_text([batches.conditions.prompt(i)])
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(i))
-        tiles, own = [photo], sketches["clean"][0][number]
-        for source, (drawn_sketches, size) in sketches.items():
-            control = control_tensor(drawn_sketches[number], CONTROL, None)
-            tiles.append(np.repeat(drawn_sketches[number][..., None], 3, 2))
-            for name, drawer in drawers.items():
-                picture = to_picture(vae.decode(euler(drawer, noise, text, control)).sample)
-                tiles.append(picture)
-                f1 = edge_f1(annotate(picture), own, tolerance_px=3).f1
-                error = latents_error(drawer, latents, noise, LEVEL, text, control)
-                rows.append({"trained on": name, "drawn from": source, "bytes": size, "f1": f1, "error": error})
-        sheet.append(np.concatenate(tiles, 1))
-    return rows, np.concatenate(sheet[:8])
+    image = batches.photos[i][:SIDE, :SIDE]
+    latents = batches.encoder.encode(to_pixels([image]))
+    text = batches.encode_text([batches.conditions.prompt(i)])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(i))
+    clean, _ = sketches["clean"]
+    rows, tiles = [], [image]
+    for source, (sketch, size) in sketches.items():
+        control = control_tensor(sketch, CONTROL, None)
+        tiles.append(np.repeat(sketch[..., None], 3, 2))
+        for name, denoiser in denoisers.items():
+            recon = to_image(vae.decode(euler(denoiser, noise, text, control)).sample)
+            tiles.append(recon)
+            row = {"trained on": name, "drawn from": source, "bytes": size}
+            row["f1"] = edge_f1(annotate(recon), clean, tolerance_px=3).f1
+            row["error"] = latents_error(denoiser, latents, noise, LEVEL, text, control)
+            rows.append(row)
+    return rows, tiles
 
 
-def to_picture(pixels) -> np.ndarray:
-    """(1, 3, H, W) in -1..1 -> uint8 (H, W, 3)."""
-    return ((pixels[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+def to_image(pixels) -> np.ndarray:
+    """Return uint8 (H, W, 3) of a tensor (1, 3, H, W) in -1..1."""
+    from einops import rearrange
+
+    levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte()
+    return rearrange(levels, "1 c h w -> h w c").numpy()
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """Return the means, one row for each way of training and sketch; `gain` is decoded's over clean's, with its 95%."""
+    """Return the means, a row for each sketch and way of training.
+
+    "gain in f1", in the rows of "decoded", is the gain over "clean" with its 95% interval.
+    """
     from metrics import mean_interval
 
     table = []
     for source in dict.fromkeys(row["drawn from"] for row in rows):
-        own = [row for row in rows if row["drawn from"] == source]
-        by = {name: [row for row in own if row["trained on"] == name] for name in TRAINED_ON}
-        for name, part in by.items():
-            figures = {key: fmean(row[key] for row in part) for key in ("f1", "error")}
-            table.append({"trained on": name, "drawn from": source, "bytes": part[0]["bytes"]} | figures)
-        gains = [b["f1"] - a["f1"] for a, b in zip(by["clean"], by["decoded"], strict=True)]
-        table[-1]["gain in f1"] = mean_interval(gains)
+        f1 = {}
+        for name in TRAINED_ON:
+            part = [row for row in rows if (row["trained on"], row["drawn from"]) == (name, source)]
+            f1[name] = np.array([row["f1"] for row in part])
+            line = {"trained on": name, "drawn from": source, "bytes": part[0]["bytes"]}
+            line["f1"] = fmean(f1[name])
+            line["error"] = fmean(row["error"] for row in part)
+            table.append(line)
+        table[-1]["gain in f1"] = mean_interval((f1["decoded"] - f1["clean"]).tolist())
     return table
 
 
-def draw(table: list[dict], path: Path) -> None:
-    """Write a plot of both figures over the sketch's bytes; the dashed lines are for clean sketches."""
+# ---- results
+
+
+def plot(table: list[dict], path: Path) -> None:
+    """Write a plot of both measures over the bytes of a sketch; dashed: clean sketches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    labels = {"f1": "edges of drawing and photograph, F1", "error": f"error of clean latents at level {LEVEL}"}
+    labels = {
+        "f1": "edges of reconstruction and image, F1",
+        "error": f"error of clean latents at level {LEVEL}",
+    }
     for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for number, name in enumerate(TRAINED_ON):
-            own = [row for row in table if row["trained on"] == name]
-            coded = [row for row in own if row["drawn from"] != "clean"]
-            axes.plot(*zip(*((row["bytes"], row[key]) for row in coded), strict=True), "o-", label=f"trained on {name}")
-            axes.axhline(own[0][key], color=f"C{number}", linestyle="--", linewidth=0.8)
+            clean, *coded = [row for row in table if row["trained on"] == name]
+            sizes = [row["bytes"] for row in coded]
+            values = [row[key] for row in coded]
+            axes.plot(sizes, values, "o-", label=f"trained on {name}")
+            axes.axhline(clean[key], color=f"C{number}", linestyle="--", linewidth=0.8)
         axes.set(xlabel="bytes of the sketch (256 x 256 pixels)", ylabel=label)
         axes.legend()
     figure.savefig(path, dpi=110)
+
+
+def load_decoder(bundle: Path):
+    """Return the latent decoder of a bundle, in float32 and without gradients."""
+    from diffusers import AutoencoderTiny
+
+    vae = AutoencoderTiny.from_pretrained(bundle / "generator" / "vae")
+    return vae.float().eval().requires_grad_(False)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, measure, print and write."""
     args = parse_args(argv)
     sys.path.insert(0, str(ROOT))
-    from diffusers import AutoencoderTiny
     from PIL import Image
 
-    from tiny.conditions import Conditions
+    from common.files import write
     from tiny.data import Photos
     from tiny.latents import Latents
-    from tiny.train_generator import Batches
     from tiny.training import Run
 
-    run = Run(args.out, args.seconds, args.seed)  # seeds the ControlNets, too
-    photos, encoder = Photos(args.photos), Latents.load(args.bundle / "latents.safetensors")
-    batches = {}
-    for name, share in TRAINED_ON.items():
-        conditions = Conditions(args.conditions, photos, share)
-        batches[name] = Batches(photos, conditions, encoder, args.bundle, args.seed, drop_colour=1)
-    drawers = make_drawers(args.bundle)
-    train(run, drawers, batches)
-    vae = AutoencoderTiny.from_pretrained(args.bundle / "generator" / "vae").float().eval().requires_grad_(False)
-    rows, sheet = measure(drawers, batches["clean"], vae, photos.validation[: args.count])
-    result = {"steps": run.step, "seconds": args.seconds, "photographs": args.count, "means": summary(rows)}
-    (args.out / "decoded_sketches.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    draw(result["means"], args.out / "decoded_sketches.png")
+    run = Run(args.out, args.seconds, args.seed)  # the seed is also that of the ControlNets
+    photos = Photos(args.photos)
+    encoder = Latents.load(args.bundle / "latents.safetensors")
+    batches = make_batches(args, photos, encoder)
+    denoisers = make_denoisers(args.bundle)
+    train(run, denoisers, batches)
+    chosen = photos.validation[: args.count]
+    rows, sheet = measure(denoisers, batches["clean"], load_decoder(args.bundle), chosen)
+    result = {
+        "steps": run.step,
+        "seconds": args.seconds,
+        "photographs": args.count,
+        "means": summary(rows),
+    }
+    write(args.out / "decoded_sketches.json", json.dumps(result, indent=1).encode())
+    plot(result["means"], args.out / "decoded_sketches.png")
     Image.fromarray(sheet).save(args.out / "sheet.png")
     print(json.dumps(result))
     return 0

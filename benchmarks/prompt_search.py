@@ -1,13 +1,15 @@
-"""Prompt search: time a step against the published loop, cosine against work and seconds, bytes against cosine.
+"""Prompt search: time a step against the published loop, cosine against work and seconds, bytes
+against cosine.
 
     python benchmarks/prompt_search.py --data_root KODAK --output /tmp/prompt_search
     python benchmarks/prompt_search.py --shapes tiny ViT-B/32 --batches 1 8 --quick
 
-Shapes are text towers of random weights (transformers' configs), which take the time that trained ones take. The
-published loop is restated below from its description (Wen et al. 2023, arXiv 2302.03668): one photograph at a time, all
-77 positions, two forward passes, the vocabulary normalised at every step, hits as Python lists. Both run in turns, so
-that a busy machine slows both; times are the least of the repeats. Cosines are of the bundled CLIP. Plots are written
-to --output; the last line on stdout is JSON.
+Shapes are text towers of random weights (transformers' configs), which take the time that trained
+ones take. The published loop is restated below from its description (Wen et al. 2023, arXiv
+2302.03668): one photograph at a time, all 77 positions, two forward passes, the vocabulary
+normalized at every step, hits as Python lists. Both run in turns, so that a busy machine slows
+both; times are the least of the repeats. Cosines are of the bundled CLIP. Plots are written to
+--output; the last line on stdout is JSON.
 """
 
 import argparse
@@ -34,18 +36,36 @@ RATES += [(6, True, n) for n in (12, 18, 24, 30)]
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="text towers to time, or none"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="photographs at a time")
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each, of which the least counts")
-    parser.add_argument("--data_root", help="photographs for the cosines (default: scikit-image's and -learn's)")
-    parser.add_argument("--published_steps", type=int, default=3000, help="of the published search, for the cosines")
+    parser.add_argument(
+        "--shapes",
+        nargs="*",
+        choices=SHAPES,
+        default=list(SHAPES),
+        help="text towers to time, or none",
+    )
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1, 8, 32], help="photographs at a time"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timings of each, of which the least counts"
+    )
+    parser.add_argument(
+        "--data_root", help="photographs for the cosines (default: scikit-image's and -learn's)"
+    )
+    parser.add_argument(
+        "--published_steps", type=int, default=3000, help="of the published search, for the cosines"
+    )
     parser.add_argument("--output", type=Path, help="folder for the plots (default: none are made)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, three photographs, few steps: does it run?")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny shapes, three photographs, few steps: does it run?",
+    )
     return parser.parse_args(argv)
 
 
@@ -59,8 +79,17 @@ def random_clip(shape: str, device: str):
     width, layers, heads, features, words, positions, activation = SHAPES[shape]
     tokens = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
     text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-    text |= {"num_attention_heads": heads, "hidden_act": activation, "max_position_embeddings": positions}
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text |= {
+        "num_attention_heads": heads,
+        "hidden_act": activation,
+        "max_position_embeddings": positions,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
     config = CLIPConfig(text_config=text | {"vocab_size": words, **tokens}, vision_config=vision)
     config.projection_dim = features
     with torch.device(device), torch.random.fork_rng():
@@ -89,7 +118,9 @@ class _AnyTokenizer:
 
 
 class PublishedLoop:
-    """The published search of one photograph; `step()` returns its ids before the step, and their cosine."""
+    """The published search of one photograph; `step()` returns its ids before the step, and their
+    cosine.
+    """
 
     def __init__(self, target, clip, seed: int = 0):
         import torch
@@ -107,7 +138,9 @@ class PublishedLoop:
         self.dummy = self.embedding(torch.tensor([ids], device=target.device))
 
     def step(self) -> tuple[list[int], float]:
-        """Project, judge the words by a forward pass, then a second forward and a backward pass, and AdamW."""
+        """Project, judge the words by a forward pass, then a second forward and a backward pass,
+        and AdamW.
+        """
         import torch
 
         ids = self._project()
@@ -126,7 +159,8 @@ class PublishedLoop:
         import torch.nn.functional as F
 
         with torch.no_grad():
-            # The published loop lets special words through; they are kept out here, so that the ids are the same.
+            # The published loop lets special words through; they are kept out here, so that the ids
+            # are the same.
             rows = F.normalize(self.embedding.weight.float(), dim=-1)
             scores = F.normalize(self.soft[0], dim=-1) @ rows.T
             scores[:, self.clip.tokenizer.all_special_ids] = -torch.inf
@@ -147,7 +181,9 @@ class PublishedLoop:
 
         text = self.clip.model.text_model
         whole = torch.cat([self.dummy[:, :1], embedded, self.dummy[:, LENGTH + 1 :]], dim=1)
-        causal = torch.full((self.positions, self.positions), -torch.inf, device=whole.device, dtype=whole.dtype)
+        causal = torch.full(
+            (self.positions, self.positions), -torch.inf, device=whole.device, dtype=whole.dtype
+        )
         hidden = text.embeddings(inputs_embeds=whole)
         hidden = text.encoder(hidden, attention_mask=causal.triu(1)[None, None]).last_hidden_state
         pooled = text.final_layer_norm(hidden)[:, LENGTH + 1]
@@ -155,13 +191,20 @@ class PublishedLoop:
 
 
 def step_times(args: argparse.Namespace) -> list[dict]:
-    """Return a row for each shape and batch: seconds a photograph and step, of the published loop and of ours."""
+    """Return a row for each shape and batch: seconds a photograph and step, of the published loop
+    and of ours.
+    """
     rows = []
     for shape in args.shapes:
         clip = random_clip(shape, args.device)
         for n in args.batches:
             rows.append({"shape": shape, "batch": n, **_compare(clip, n, args.repeats)})
-            print(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+            print(
+                " ".join(
+                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                    for k, v in rows[-1].items()
+                )
+            )
     return rows
 
 
@@ -171,7 +214,9 @@ def _compare(clip, n: int, repeats: int) -> dict:
 
     from prompt_inversion import PromptConfig, search
 
-    features = torch.randn(n, clip.model.config.projection_dim, generator=torch.Generator().manual_seed(1))
+    features = torch.randn(
+        n, clip.model.config.projection_dim, generator=torch.Generator().manual_seed(1)
+    )
     targets = F.normalize(features, dim=-1).to(clip.model.device)
     steps = repeats + 1
     with torch.enable_grad():
@@ -185,7 +230,11 @@ def _compare(clip, n: int, repeats: int) -> dict:
     prompt = search(targets, clip, config)[0]
     seconds = [b[1] - a[1] for a, b in zip(prompt.history, prompt.history[1:], strict=False)]
     ours = min(seconds) / n
-    row = {"published_s": min(published[1:]), "ours_s": ours, "times_faster": min(published[1:]) / ours}
+    row = {
+        "published_s": min(published[1:]),
+        "ours_s": ours,
+        "times_faster": min(published[1:]) / ours,
+    }
     row["same_ids"] = prompt.ids == tuple(max(found, key=lambda each: each[1])[0])
     row["published_per_minute"] = 60 / (3000 * row["published_s"])
     row["ours_per_minute"] = 60 / (PromptConfig.steps * ours)
@@ -194,11 +243,16 @@ def _compare(clip, n: int, repeats: int) -> dict:
 
 def mean_curve(prompts) -> list[tuple[float, float, float]]:
     """Return (steps' work, seconds of the whole batch, mean best cosine) after each move."""
-    return [(at[0][0], at[0][1], fmean(a[2] for a in at)) for at in zip(*(p.history for p in prompts), strict=True)]
+    return [
+        (at[0][0], at[0][1], fmean(a[2] for a in at))
+        for at in zip(*(p.history for p in prompts), strict=True)
+    ]
 
 
 def cosines(args: argparse.Namespace, clip, targets) -> dict:
-    """Return the curves of the published search and of ours, and the work at which ours passes the other's end."""
+    """Return the curves of the published search and of ours, and the work at which ours passes the
+    other's end.
+    """
     import torch
 
     from prompt_inversion import PromptConfig, search
@@ -211,7 +265,8 @@ def cosines(args: argparse.Namespace, clip, targets) -> dict:
             loop.step()
             times.append(time.perf_counter() - begun)
     steps = args.published_steps
-    # Descent alone finds the published loop's ids; all photographs at once, so that 3,000 steps take a minute.
+    # Descent alone finds the published loop's ids; all photographs at once, so that 3,000 steps
+    # take a minute.
     published = mean_curve(search(targets, clip, PromptConfig(steps=steps, descent=steps)))
     ours = mean_curve(search(targets, clip, PromptConfig()))
     goal = published[-1][2]
@@ -234,7 +289,9 @@ def cosines(args: argparse.Namespace, clip, targets) -> dict:
 
 
 def rates(args: argparse.Namespace, clip, targets) -> list[dict]:
-    """Return a row for each way of writing a prompt: bytes of the text layer and mean cosine of our search."""
+    """Return a row for each way of writing a prompt: bytes of the text layer and mean cosine of our
+    search.
+    """
     import text_codec
     from prompt_inversion import PromptConfig, search, sub_vocabulary
 
@@ -245,13 +302,27 @@ def rates(args: argparse.Namespace, clip, targets) -> list[dict]:
         found = search(targets, clip, config)
         size = fmean(len(text_codec.encode(prompt.ids, clip.vocabulary, words)) for prompt in found)
         cosine = fmean(prompt.cosine for prompt in found)
-        rows.append({"bits": bits, "ascending": ascending, "tokens": length, "bytes": size, "cosine": cosine})
-        print(" ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+        rows.append(
+            {
+                "bits": bits,
+                "ascending": ascending,
+                "tokens": length,
+                "bytes": size,
+                "cosine": cosine,
+            }
+        )
+        print(
+            " ".join(
+                f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()
+            )
+        )
     return rows
 
 
 def photographs(args: argparse.Namespace):
-    """Return the bundled CLIP and the features of the photographs, brought to its preset's short side."""
+    """Return the bundled CLIP and the features of the photographs, brought to its preset's short
+    side.
+    """
     from dataloaders import load_samples
     from presets import get_preset
     from prompt_inversion import load_clip
@@ -271,12 +342,16 @@ def draw(folder: Path, times: list[dict], cosine: dict, rate: list[dict]) -> Non
     from matplotlib import pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True})
+    plt.rcParams.update(
+        {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True}
+    )
 
     if times:
         _draw_times(folder / "step_time.png", times)
     figure, sides = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axes, place, label in zip(sides, (0, 1), ("work, steps", "seconds a photograph"), strict=True):
+    for axes, place, label in zip(
+        sides, (0, 1), ("work, steps", "seconds a photograph"), strict=True
+    ):
         for name, curve in cosine["curves"].items():
             axes.plot([at[place] for at in curve], [at[2] for at in curve], label=name)
         axes.axhline(cosine["published_cosine"], color="gray", lw=0.8, ls="--")
@@ -302,9 +377,16 @@ def _draw_times(file: Path, times: list[dict]) -> None:
     figure, axes = plt.subplots(figsize=(6, 4))
     for shape in dict.fromkeys(row["shape"] for row in times):
         own = [row for row in times if row["shape"] == shape]
-        axes.plot([row["batch"] for row in own], [row["times_faster"] for row in own], "o-", label=shape)
+        axes.plot(
+            [row["batch"] for row in own], [row["times_faster"] for row in own], "o-", label=shape
+        )
     batches = sorted({row["batch"] for row in times})
-    axes.set(xscale="log", xlabel="photographs at a time", ylabel="times faster than the published loop", ylim=0)
+    axes.set(
+        xscale="log",
+        xlabel="photographs at a time",
+        ylabel="times faster than the published loop",
+        ylim=0,
+    )
     axes.set_xticks(batches, labels=batches)
     axes.minorticks_off()
     axes.legend()
@@ -329,7 +411,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.output:
         draw(args.output, times, cosine, rate)
     cosine.pop("curves")
-    print(json.dumps({"threads": torch.get_num_threads(), "step_times": times, "cosine": cosine, "rates": rate}))
+    print(
+        json.dumps(
+            {
+                "threads": torch.get_num_threads(),
+                "step_times": times,
+                "cosine": cosine,
+                "rates": rate,
+            }
+        )
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Token ids, a sketch and a seed become a photograph.
+"""Token ids, a sketch, a color map and a seed -> an image, by a text-to-image model.
 
 from diffusion import load_generator
-pictures = load_generator(get_preset("tiny"), "cpu").generate(ids, [7], 256, 384, sketch)
+images = load_generator(get_preset("tiny"), "cpu").generate(ids, [7], 256, 384, sketch)
 """
 
 from __future__ import annotations
@@ -11,31 +11,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+    from diffusion.generator import Generator
     from presets import Preset
-
-    from .generator import Generator
 
 
 def load_generator(preset: Preset, device: str) -> Generator:
-    """The preset's text-to-image model on `device`; its ControlNet is loaded with the first sketch.
+    """Return the preset's text-to-image model on `device`.
 
-    Raises presets.PresetError when no source of the weights can be loaded.
+    Its ControlNet is loaded with the first sketch. Raises UnavailableError if no source of the
+    weights can be loaded.
     """
-    from .generator import Generator
+    from diffusion.generator import Generator
 
     return Generator(preset, device)
 
 
 def load_tokenizer(preset: Preset) -> CLIPTokenizer:
-    """The tokenizer of the preset's text-to-image model, without its weights.
+    """Return the tokenizer of the preset's text-to-image model, without loading the model.
 
-    Raises presets.PresetError when no source of it can be loaded.
+    Raises UnavailableError if no source of it can be loaded.
     """
     from transformers import CLIPTokenizer
 
-    from presets import from_mirrors
+    from common.weights import from_mirrors
+    from presets import cure
 
-    def load(source: str, revision: str | None) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", revision=revision)
+    def load(source: str, revision: str | None, local_files_only: bool) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(
+            source, subfolder="tokenizer", revision=revision, local_files_only=local_files_only
+        )
 
-    return from_mirrors(load, preset.generator, "tokenizer", preset.name)
+    what = f"preset {preset.name}: tokenizer"
+    return from_mirrors(load, preset.generator, what, cure(preset.name))

@@ -1,63 +1,102 @@
-"""Sketch and colour map in the shape a ControlNet reads."""
+"""Sketch and color map -> the control image of a ControlNet.
+
+    control_tensor(sketch, "picture")                       # (1, 3, H, W)
+    control_tensor(sketch, "space to depth 16", color)      # (1, 270, H/16, W/16)
+
+A preset's `control` names one of two formats, which `block_side` parses:
+
+- "picture": the sketch as an RGB image, sharpened by 2 as the paper does after decoding, which
+  the ControlNets of Stable Diffusion expect. It holds no color map.
+- "space to depth F", F a multiple of 8: the pixels of each FxF block, folded into channels: F*F
+  of the sketch in 0..1, row by row; 3*(F/8)**2 of the color map in -1..1, the block of R, then of
+  G, then of B; and two that are 1 or 0: whether there is a sketch, and whether there is a color
+  map. What is absent is 0.
+"""
 
 import re
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageEnhance
 
-COLOUR_SCALE = 8  # pixels of the picture to one of its colour map, each way
+COLOR_SCALE = 8  # pixels of the image to one of its color map, each way
+SHARPNESS = 2.0  # of the paper
+
+
+def block_side(control: str) -> int:
+    """Parse a preset's `control`: return F of "space to depth F", 0 for "picture".
+
+    Raises ValueError if it is neither.
+    """
+    if control == "picture":
+        return 0
+    match = re.fullmatch(r"space to depth (\d+)", control)
+    side = int(match[1]) if match else 0
+    if side == 0 or side % COLOR_SCALE:
+        raise ValueError(
+            f'control is {control!r}: it must be "picture" or "space to depth F", F a multiple of 8'
+        )
+    return side
 
 
 def control_channels(control: str) -> int:
-    """Channels that the ControlNet must take for a preset's `control`.
+    """Return the number of channels of the control image. Raises ValueError as `block_side`."""
+    side = block_side(control)
+    if not side:
+        return 3
+    return side**2 + 3 * (side // COLOR_SCALE) ** 2 + 2
 
-    Raises ValueError when `control` is neither "picture" nor "space to depth F".
-    """
-    return 3 if control == "picture" else _fold(control) ** 2 + 3 * (_fold(control) // COLOUR_SCALE) ** 2 + 2
 
-
-def takes_colour(control: str) -> bool:
-    """Whether a ControlNet of this `control` reads the colour map."""
+def takes_color(control: str) -> bool:
+    """Return whether the control image holds the color map."""
     return control != "picture"
 
 
-def control_tensor(sketch: np.ndarray | None, control: str, colour: np.ndarray | None = None) -> torch.Tensor:
-    """What is known of a picture as the conditioning input of a ControlNet.
+def control_tensor(
+    sketch: np.ndarray | None, control: str, color: np.ndarray | None = None
+) -> torch.Tensor:
+    """Return the control image of a sketch and a color map, (1, C, h, w) float32 on the CPU.
 
-    sketch: uint8 HxW, 255 = edge; colour: uint8 H/8xW/8x3 RGB; each may be None, "picture" needs the sketch and takes
-    no colour.
-    Returns float32 on the CPU:
-    "picture": 1x3xHxW in 0..1, sharpened by 2 as the paper does after decoding, which its ControlNet expects;
-    "space to depth F": 1xCxH/FxW/F: F*F channels of the sketch in 0..1, channel F*y + x holding the pixel at (y, x) of
-    each FxF block; 1 or 0: whether there is a sketch; 3*(F/8)**2 channels of the colour map in -1..1, folded alike;
-    1 or 0: whether there is one. What is absent is 0.
-
-    Raises ValueError when `control` is neither, or F does not divide H and W.
+    sketch: uint8 (H, W), 255 = edge; color: uint8 (H/8, W/8, 3) RGB. Either may be None, but
+    "picture" needs the sketch. The format is described above. Raises ValueError for an unknown
+    `control`, or if F does not divide H and W.
     """
-    if control == "picture":
-        sharp = ImageEnhance.Sharpness(Image.fromarray(sketch)).enhance(2.0)
-        return _planes(sharp).expand(1, 3, -1, -1)
-    fold = _fold(control)
-    height, width = sketch.shape if colour is None else (COLOUR_SCALE * side for side in colour.shape[:2])
-    if height % fold or width % fold:
-        raise ValueError(f"sketch or colour map of {height}x{width} pixels: both must be multiples of {fold}")
-    lines = torch.zeros(1, 1, height, width) if sketch is None else _planes(sketch)
-    colours = torch.zeros(1, 3, height // 8, width // 8) if colour is None else 2 * _planes(colour) - 1
-    flags = torch.tensor([float(sketch is not None), float(colour is not None)]).view(1, 2, 1, 1)
-    flags = flags.expand(-1, -1, height // fold, width // fold)
-    unshuffle = torch.nn.functional.pixel_unshuffle
-    return torch.cat([unshuffle(lines, fold), unshuffle(colours, fold // COLOUR_SCALE), flags], 1)
+    side = block_side(control)
+    if not side:
+        sharp = ImageEnhance.Sharpness(Image.fromarray(sketch)).enhance(SHARPNESS)
+        return _planes(np.asarray(sharp)[..., None]).expand(1, 3, -1, -1)
+    height, width = _size(sketch, color)
+    if height % side or width % side:
+        raise ValueError(
+            f"sketch or color map of {height}x{width} pixels: both must be multiples of {side}"
+        )
+    edges = torch.zeros(1, 1, height, width)
+    if sketch is not None:
+        edges = _planes(sketch[..., None])
+    colors = torch.zeros(1, 3, height // COLOR_SCALE, width // COLOR_SCALE)
+    if color is not None:
+        colors = 2 * _planes(color) - 1
+    flags = torch.tensor([float(sketch is not None), float(color is not None)])
+    flags = flags[None, :, None, None].expand(1, 2, height // side, width // side)
+    folded = [_space_to_depth(edges, side), _space_to_depth(colors, side // COLOR_SCALE)]
+    return torch.cat([*folded, flags], dim=1)
 
 
-def _planes(picture: np.ndarray | Image.Image) -> torch.Tensor:
-    """uint8 HxW or HxWx3 as 1xCxHxW in 0..1."""
-    array = np.atleast_3d(np.asarray(picture, dtype=np.float32)) / 255
-    return torch.from_numpy(array).permute(2, 0, 1)[None]
+def _size(sketch: np.ndarray | None, color: np.ndarray | None) -> tuple[int, int]:
+    """Return height and width of the image in pixels."""
+    if color is None:
+        return sketch.shape
+    height, width, _ = color.shape
+    return COLOR_SCALE * height, COLOR_SCALE * width
 
 
-def _fold(control: str) -> int:
-    match = re.fullmatch(r"space to depth (\d+)", control)
-    if match is None or int(match[1]) == 0 or int(match[1]) % COLOUR_SCALE:
-        raise ValueError(f'control is {control!r}: it must be "picture" or "space to depth F", F a multiple of 8')
-    return int(match[1])
+def _planes(image: np.ndarray) -> torch.Tensor:
+    """Return an image, uint8 (H, W, C), as (1, C, H, W) float32 in 0..1."""
+    scaled = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
+    return rearrange(scaled, "h w c -> 1 c h w")
+
+
+def _space_to_depth(planes: torch.Tensor, side: int) -> torch.Tensor:
+    """Fold each block of side x side pixels into channels, (n, c, H, W) -> (n, c*side**2, h, w)."""
+    return rearrange(planes, "n c (h y) (w x) -> n (c y x) h w", y=side, x=side)

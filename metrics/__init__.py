@@ -1,22 +1,25 @@
-"""Figures of merit, each with its recipe, its source and what it needs.
+"""Quality metrics with definition, source and requirements, and image formats to compare with.
 
-    python -c "import metrics; print(*(f'{row.name}: {row.recipe}' for row in metrics.METRICS.values()), sep='\\n')"
+    from metrics import MetricSet
+    MetricSet(("psnr", "ms_ssim")).measure(original, reconstruction)
 
-`MetricSet` is the evaluation's door; `METRICS` is the table; the rest are pure functions of arrays.
+`METRICS` is the table and `MetricSet` measures; `images` and `sets` are pure functions of arrays,
+`networks` those with weights; `baselines` compresses with image formats at the same size.
 """
 
-from metrics.niqe import niqe
-from metrics.pictures import (
+from metrics.images import (
     MS_SSIM_MIN_SIDE,
     EdgeAgreement,
     bsds_tolerance_px,
-    colour_distance,
+    color_distance,
     edge_f1,
     ms_ssim,
     psnr,
 )
+from metrics.metric_set import MetricSet, SetValue
 from metrics.sets import Interval, frechet_distance, hific_patches, kernel_distance, mean_interval
-from metrics.table import FAST, METRICS, MetricSet, SetValue, Tools, choose_metrics
+from metrics.table import FAST, METRICS, choose_metrics, is_per_image
+from metrics.tools import Tools, Unavailable
 
 __all__ = [
     "FAST",
@@ -27,15 +30,16 @@ __all__ = [
     "MetricSet",
     "SetValue",
     "Tools",
+    "Unavailable",
     "bsds_tolerance_px",
     "choose_metrics",
-    "colour_distance",
+    "color_distance",
     "edge_f1",
     "frechet_distance",
     "hific_patches",
+    "is_per_image",
     "kernel_distance",
     "mean_interval",
     "ms_ssim",
-    "niqe",
     "psnr",
 ]

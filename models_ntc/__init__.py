@@ -1,49 +1,38 @@
-"""Sketch <-> bytes: the trained sketch codecs and the door to them.
+"""Sketch <-> bytes: the trained sketch codecs. `load_sketch_codec` is the entry point.
 
 python -c "from models_ntc import load_sketch_codec; print(load_sketch_codec(1.0).name)"
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models_ntc.bundled import FOLDER, lambda_range
+
 if TYPE_CHECKING:
     from models_ntc.codec import SketchCodec
 
-
-FOLDER = Path(__file__).parent
-
-
-def lambda_range(family: str = "sketch") -> tuple[float, float]:
-    """Lowest and highest lambda of the bundled codec models_ntc/<family>.safetensors."""
-    from safetensors import safe_open
-
-    with safe_open(FOLDER / f"{family}.safetensors", "numpy") as file:
-        low, high = json.loads(file.metadata()["config"])["sizes"]["lambda_range"]
-    return low, high
+__all__ = ["FOLDER", "lambda_range", "load_sketch_codec"]
 
 
-def load_sketch_codec(lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch") -> "SketchCodec":
-    """Load a sketch codec.
+def load_sketch_codec(
+    lam_or_file: float | str | Path, device: str = "cpu", family: str = "sketch"
+) -> "SketchCodec":
+    """Load a sketch codec: `encode(sketch) -> bytes` and `decode(bytes) -> sketch`.
 
-    Args:
-        lam_or_file: a lambda within `lambda_range`, for models_ntc/<family>.safetensors; or a codec file
-            written by train_compressai.py, FILE@LAMBDA where it has a range of them (else the geometric middle
-            is taken); or a .pt/.pth/.pth.tar of a one-channel network of CompressAI's, in its keys.
-        device: where the paper's network analyses and draws; the bundled one, and all that both ends must
-            agree on, runs on the CPU.
-        family: which bundled file a lambda is of.
+    lam_or_file: a lambda within `lambda_range`, for models_ntc/<family>.safetensors; or a codec
+        file written by train_compressai.py, FILE@LAMBDA if it has a range of lambdas (without
+        @LAMBDA, the geometric middle of the range); or a .pt, .pth or .pth.tar file of a network
+        with one channel, in CompressAI's keys.
+    device: where the transforms of CompressAI's networks run, such as "cuda". The bundled network,
+        and all that encoder and decoder must agree on, runs on the CPU.
+    family: the bundled file that a lambda refers to.
 
-    Returns:
-        SketchCodec with `.compress(sketch uint8 (H, W)) -> bytes`, `.decompress(bytes) -> sketch`, `.digest`
-        (32 bytes that name the weights), `.name` and `.config`.
-
-    Raises:
-        ValueError: there is no such lambda or file, or the file is another network's.
+    Raises ValueError if there is no such lambda or file, or if the file holds another network.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # compressai's way of compiling is going out of fashion
+        # CompressAI uses a deprecated function of torch.
+        warnings.simplefilter("ignore", FutureWarning)
         from models_ntc.codec import load_sketch_codec as load
 
     return load(lam_or_file, device, family)

@@ -1,16 +1,11 @@
-"""Photograph -> prompt: the token ids whose CLIP text features lie nearest to the photograph's.
+"""Image -> prompt: a search for token ids whose CLIP features are near the image's, or a text.
 
-    from prompt_inversion import PromptConfig, invert_prompts, load_clip
+    from prompt_inversion.clip import load_clip
+    from prompt_inversion.search import PromptConfig, invert_prompts
     clip = load_clip("tiny/bundle/clip", "cpu")
-    for prompt in invert_prompts(photographs, clip, PromptConfig(steps=300)):
+    for prompt in invert_prompts(images, clip, PromptConfig(steps=300)):
         print(prompt.ids, prompt.cosine, clip.decode(prompt.ids))
 
-The ids are the prompt; the text is for people and does not lead back to them.
+The ids are the prompt; their text is for people and does not lead back to them. Nothing is
+imported here, so that the flags (`options.py`) do not wait for torch.
 """
-
-from prompt_inversion.clip import Clip, load_clip
-from prompt_inversion.rate import within_bytes
-from prompt_inversion.search import Prompt, PromptConfig, invert_prompts, search
-from prompt_inversion.words import sub_vocabulary
-
-__all__ = ["Clip", "Prompt", "PromptConfig", "invert_prompts", "load_clip", "search", "sub_vocabulary", "within_bytes"]

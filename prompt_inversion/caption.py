@@ -1,8 +1,8 @@
-"""Photograph -> a sentence that describes it, by BLIP.
+"""Image -> a sentence that describes it, by BLIP.
 
     from prompt_inversion.caption import load_captioner
     captioner = load_captioner("Salesforce/blip-image-captioning-base", "cuda")
-    print(captioner.describe([photograph]))
+    print(captioner.describe([image]))
 
 Source: Li et al. 2022, "BLIP: Bootstrapping Language-Image Pre-training", arXiv 2201.12086.
 """
@@ -15,54 +15,77 @@ import numpy as np
 import torch
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
 
-from presets import from_mirrors
+from common.weights import from_mirrors
+from presets import cure
 
-WORDS = 30  # tokens a caption has at most; BLIP's own captions have about 10
-BEAMS = 3  # of the search for the likeliest caption, as in BLIP's own evaluation
+MAX_TOKENS = 30  # of a caption; BLIP's own captions have about 10
+BEAMS = 3  # of the search for the most probable caption, as in BLIP's own evaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Captioner:
-    """A BlipForConditionalGeneration with the image processor and the tokenizer that came with it."""
+    """A BlipForConditionalGeneration with its own image processor and tokenizer."""
 
     model: BlipForConditionalGeneration  # eval mode
     processor: BlipImageProcessor
     tokenizer: BertTokenizer
 
     def describe(self, images: Sequence[np.ndarray]) -> list[str]:
-        """A caption of each photograph (HxWx3 uint8, any sizes): one line, lower case.
+        """Return a caption of each image, uint8 (H, W, 3) of any sizes: one line, lower case.
 
-        One photograph at a time and without chance, so that its caption does not depend on the others.
+        One image at a time and without sampling, so that a caption does not depend on the other
+        images.
         """
         return [self._describe(image) for image in images]
 
     @torch.inference_mode()
     def _describe(self, image: np.ndarray) -> str:
         image = np.array(image, order="C")  # a copy, since torch refuses flipped arrays
-        pixels = self.processor(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        pixels = pixels.to(self.model.device, self.model.dtype)  # (1, 3, side, side)
-        ids = self.model.generate(pixel_values=pixels, max_new_tokens=WORDS, num_beams=BEAMS, do_sample=False)
-        return " ".join(self.tokenizer.decode(ids[0], skip_special_tokens=True).split())
+        inputs = self.processor(
+            images=image, return_tensors="pt", input_data_format="channels_last"
+        )
+        pixels = inputs["pixel_values"]  # (1, 3, side, side)
+        ids = self.model.generate(
+            pixel_values=pixels.to(self.model.device, self.model.dtype),
+            max_new_tokens=MAX_TOKENS,
+            num_beams=BEAMS,
+            do_sample=False,
+        )
+        text = self.tokenizer.decode(ids[0], skip_special_tokens=True)
+        return " ".join(text.split())
 
 
-def load_captioner(sources: str | PathLike | Sequence[str | PathLike], device: str | torch.device) -> Captioner:
-    """A Captioner on `device`, in float16 on a CUDA device and float32 elsewhere.
+def load_captioner(
+    sources: str | PathLike | Sequence[str | PathLike], device: str | torch.device
+) -> Captioner:
+    """Return a Captioner on `device`, in float16 on a CUDA device and float32 elsewhere.
 
-    `sources` is one source or several tried in order, each a local folder in the layout of `save_pretrained` or a hub
-    id "owner/name[@revision]". Raises presets.PresetError when none of them loads.
+    sources: one source or several tried in order, each a local folder in the layout of
+        `save_pretrained` or a hub id "owner/name[@revision]".
+
+    Raises UnavailableError if none of them loads.
     """
     if isinstance(sources, str | PathLike):
         sources = [sources]
-    return from_mirrors(lambda *where: _load(*where, device), [str(s) for s in sources], "captioner")
+
+    def load(source: str, revision: str | None, local_files_only: bool) -> Captioner:
+        return _load(source, device, revision=revision, local_files_only=local_files_only)
+
+    return from_mirrors(load, [str(source) for source in sources], "captioner", cure(""))
 
 
-def _load(source: str, revision: str | None, device: str | torch.device) -> Captioner:
+def _load(source: str, device: str | torch.device, **where) -> Captioner:
+    """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    model, found = BlipForConditionalGeneration.from_pretrained(
-        source, revision=revision, dtype=dtype, output_loading_info=True
-    )  # the published weights are a PyTorch file, which transformers reads without unpickling code
-    if missing := sorted([*found["missing_keys"], *found["mismatched_keys"]]):
-        raise ValueError(f"{source} lacks {len(missing)} weights of a captioner, such as {missing[0]}")
-    processor = BlipImageProcessor.from_pretrained(source, revision=revision)
-    tokenizer = BertTokenizer.from_pretrained(source, revision=revision)
+    # The published weights are a PyTorch file, which transformers reads without unpickling code.
+    model, report = BlipForConditionalGeneration.from_pretrained(
+        source, dtype=dtype, output_loading_info=True, **where
+    )
+    missing = sorted([*report["missing_keys"], *report["mismatched_keys"]])
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} weights of a captioner, such as {missing[0]}"
+        )
+    processor = BlipImageProcessor.from_pretrained(source, **where)
+    tokenizer = BertTokenizer.from_pretrained(source, **where)
     return Captioner(model.eval().requires_grad_(False).to(device), processor, tokenizer)

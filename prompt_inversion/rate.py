@@ -1,40 +1,91 @@
-"""The best way to spend so many bytes on a prompt.
+"""Settings of the prompt search for a number of tokens or bytes: how many, and of which subset.
 
-    config = within_bytes(14, clip, PromptConfig())
+    search = search_config(PromptOptions(size=14), preset, clip, longest=30)
 
-Many ascending ids of few useful words are worth more than few ids of many words. On Kodak with the bundled CLIP, mean
-bytes and mean cosine (`benchmarks/prompt_search.py`):
-
-    16 of all 2,048 words, in order       23.0  0.8609      16 of all, ascending              17.4  0.8586
-    16 of the 256 most useful, in order   17.0  0.8627      20 of these, ascending            13.6  0.8616
-    26 of the 128 most useful, ascending  13.0  0.8646      30 of the 64 most useful, asc.    11.0  0.8600
+Many ascending ids of few useful tokens are worth more than few ids of many tokens:
+docs/experiments.md.
 """
 
+import math
 from dataclasses import replace
 
 import text_codec
+from presets import Preset
 from prompt_inversion.clip import Clip
+from prompt_inversion.options import PromptOptions
 from prompt_inversion.search import PromptConfig
-from prompt_inversion.words import is_ranked, sub_vocabulary
+from text_codec.vocabulary import is_ranked, token_subset
 
-# Bits of the smallest sub-vocabulary to choose from. Where no ranking says what is useful, frequent words must do, and
-# more of them: 256 to 1,024 made no difference of 0.001 at 16 bytes.
-RANKED, FREQUENT = 6, 8
+# Bits of the smallest token subset that is considered.
+RANKED_BITS = 6  # for a vocabulary that has a ranking
+FREQUENT_BITS = 8  # for one that has none: the tokens are in the order of their frequency
 
 
-def within_bytes(size: int, clip: Clip, config: PromptConfig, longest: int | None = None) -> PromptConfig:
-    """`config` with length, allowed words and order such that every prompt takes at most `size` bytes.
+def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: int) -> PromptConfig:
+    """Return the settings of the prompt search.
 
-    The sub-vocabulary is the smallest whose longest prompt of `size` bytes has at most `longest` tokens (and fits the
-    text tower). Raises ValueError where not one token fits.
+    longest: the most tokens that the generator takes. Raises ValueError if there is no such token
+    subset, or if not one token fits into `options.size` bytes.
+    """
+    config = PromptConfig(
+        length=options.length or preset.prompt_len,
+        steps=options.steps or preset.prompt_steps,
+        seconds=options.seconds or math.inf,
+        lr=preset.prompt_lr,
+        weight_decay=preset.prompt_weight_decay,
+        ascending=options.ascending,
+        seed=options.seed,
+    )
+    bits = options.bits
+    if bits is None:
+        bits = 0 if options.size else preset.prompt_bits
+    if options.size and not bits and not options.ascending:
+        return within_bytes(options.size, clip, config, longest)
+    if bits:
+        config = replace(config, allowed=_subset(clip, bits))
+    if options.size:
+        tokens = len(config.allowed or clip.tokenizer)
+        most = text_codec.most_ids(options.size, tokens, options.ascending)
+        length = min(most, clip.longest_prompt, longest)
+        config = replace(config, length=_at_least_one(length, options.size, tokens))
+    return config
+
+
+def within_bytes(
+    size: int, clip: Clip, config: PromptConfig, longest: int | None = None
+) -> PromptConfig:
+    """Return `config` with a length, subset and order whose prompts take at most `size` bytes.
+
+    longest: the most tokens; None: as many as fit the text tower. The token subset is the smallest
+    whose longest prompt of `size` bytes has at most `longest` tokens. Raises ValueError if not one
+    token fits.
     """
     longest = min(longest or clip.longest_prompt, clip.longest_prompt)
-    largest = len(clip.words).bit_length() - 1
-    for bits in range(min(RANKED if is_ranked(clip.tokenizer) else FREQUENT, largest), largest + 1):
+    largest = len(clip.printable).bit_length() - 1
+    smallest = min(RANKED_BITS if is_ranked(clip.tokenizer) else FREQUENT_BITS, largest)
+    for bits in range(smallest, largest + 1):
         length = text_codec.most_ids(size, 1 << bits, ascending=True)
         if length <= longest:
             break
+    length = _at_least_one(min(length, longest), size, 1 << bits)
+    allowed = tuple(token_subset(clip.tokenizer, bits))
+    return replace(config, length=length, allowed=allowed, ascending=True)
+
+
+def _subset(clip: Clip, bits: int) -> tuple[int, ...]:
+    """Return the ids of the 2**bits most useful tokens. Raises ValueError for other bits."""
+    if bits not in text_codec.SUBSET_BITS:
+        first, last = text_codec.SUBSET_BITS[0], text_codec.SUBSET_BITS[-1]
+        raise ValueError(
+            f"no subset of 2^{bits} tokens: choose {first} to {last} bits, or 0 for all tokens"
+        )
+    return tuple(token_subset(clip.tokenizer, bits))
+
+
+def _at_least_one(length: int, size: int, tokens: int) -> int:
+    """Return `length`. Raises ValueError if it is 0."""
     if not length:
-        raise ValueError(f"a prompt of {size} bytes: not one token of {1 << bits} words fits; allow more")
-    words = sub_vocabulary(clip.tokenizer, bits)
-    return replace(config, length=min(length, longest), allowed=tuple(words), ascending=True)
+        raise ValueError(
+            f"a prompt of {size} bytes is too small for one token of {tokens}: allow more"
+        )
+    return length

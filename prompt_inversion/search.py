@@ -1,29 +1,17 @@
-"""Photograph -> the token ids whose CLIP features lie nearest: gradient descent, then swaps of single words.
+"""Image -> token ids with the nearest CLIP features: gradient descent, then swaps of tokens.
 
-    from prompt_inversion import PromptConfig, invert_prompts, load_clip
-    prompts = invert_prompts(photographs, load_clip(folder, "cpu"), PromptConfig(steps=300))
+    from prompt_inversion.clip import load_clip
+    from prompt_inversion.search import PromptConfig, invert_prompts
+    prompts = invert_prompts(images, load_clip(folder, "cpu"), PromptConfig(steps=300))
 
-Descent is PEZ (Wen et al. 2023, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1): a continuous embedding per
-token is pulled towards the photograph, and the gradient is taken not there but at the nearest words. Swaps are greedy
-coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1): the gradient at the best words so far proposes
-other words for single places, a forward batch measures the proposals and the best one is kept if it is better.
+The descent is PEZ (Wen et al. 2023, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1): a
+continuous embedding for each position moves towards the image, by the gradient not at itself
+but at the nearest tokens. The swaps are greedy coordinate gradient (Zou et al. 2023, arXiv
+2307.15043, algorithm 1): the gradient at the best tokens so far proposes other tokens for
+single positions, a forward pass measures a batch of proposals, and the best one is kept if it
+is better.
 
-Mean best cosine on Kodak (24 photographs at short side 256, bundled CLIP, 16 tokens), work in steps of a forward and a
-backward pass (a forward pass alone is half of one), seed 0 unless said:
-
-    descent alone, lr 0.1 (published)   0.8477 at 100, 0.8538 at 300, 0.8567 at 1,000, 0.8581 at 3,000
-    60 steps, then 16 swaps a round     0.8581 at 132 to 159, 0.8609 to 0.8620 at 294 (seeds 0 to 3); the default
-    descent 1, 15, 30, 100, 150         with 32, 32, 32, 16, 16 swaps: 0.8478, 0.8581, 0.8597, 0.8624, 0.8615 at 300;
-                                        30 missed 0.8581 with seed 2, 100 and more reach it no sooner than 145
-    24, 48, 64 swaps (30 steps)         0.8607, 0.8594, 0.8592 at 300; 16: 0.8606, 32: 0.8597
-    proposals drawn from 16, 32, 128    0.8590, 0.8599, 0.8595 (32 swaps, 30 steps); from 64: 0.8597
-    lr 0.2 (60 steps, 16 swaps)         0.8619 to 0.8631 at 294, 0.8581 at 114 to 150; not taken: lr is the paper's
-    2 and 4 restarts, same total work   0.8605 and 0.8539 (32 swaps, 30 steps); one: 0.8597. 2 at twice the work: 0.8634
-    300, 600, 1,000 steps of work       0.8597, 0.8618, 0.8633 (32 swaps, 30 steps)
-    patience 60 and 100                 0.8595 and 0.8596 for 5% and 2% less work: off by default
-
-Slower at equal work and left out: the best proposals of all places instead of drawn ones (0.846 where drawn ones gave
-0.859, from 10 steps), the best of each place in turn, one place a round, and joining the best swaps of a round.
+What other settings bring: docs/experiments.md.
 """
 
 import math
@@ -36,174 +24,218 @@ import torch
 from tqdm import tqdm
 
 from prompt_inversion.clip import Clip
+from prompt_inversion.tokens import Tokens
 from prompt_inversion.tower import TextTower
-from prompt_inversion.words import Words
 
-POSITIONS = 1088  # token positions in the text tower at a time: 64 prompts of 16 tokens and the end
-FORWARD = (
-    0.5  # of a step, the work of a forward pass alone: the weights take no gradients, so back costs what forth does
-)
+# token positions in the text tower at a time: 64 prompts of 16 tokens and the end
+POSITIONS = 1088
+# Cost of a forward pass in steps. Weights take no gradients, so a backward pass costs the same.
+FORWARD = 0.5
 
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Settings of the search. `descent=steps` is the published search, whose lr and decay are the defaults."""
+    """Settings of the search; `descent=steps` is the published search with its lr and decay.
+
+    Raises ValueError for a number below its minimum.
+    """
 
     length: int = 16  # tokens, without start and end
-    steps: float = 300  # work for one prompt; a step is a forward and a backward pass, a forward pass alone half a step
-    seconds: float = math.inf  # by the clock, for photographs searched together; where it ends a search, ids may vary
-    patience: float = math.inf  # steps' work without a better cosine after which a photograph is done
-    restarts: int = 1  # searches of `steps` from different words, side by side; the best is kept
+    # Work for one prompt: a step is a forward and a backward pass; a forward pass alone is half
+    # a step.
+    steps: float = 300
+    # Time limit for images searched together; if it ends a search, the ids may vary.
+    seconds: float = math.inf
     descent: int = 60  # steps of PEZ before the swaps
     lr: float = 0.1  # AdamW step size
     weight_decay: float = 0.1  # AdamW, per unit of lr
-    swaps: int = 16  # single-word swaps measured in a round, beside one gradient
-    among: int = 64  # words per place that the gradient proposes and the swaps are drawn from
-    allowed: tuple[int, ...] | None = None  # ids to choose from, such as `sub_vocabulary`'s; None: all printable ones
+    swaps: int = 16  # swaps of one token that are measured in a round, beside one gradient
+    among: int = 64  # tokens that the gradient proposes for a position, one of which is tried
+    # Ids to choose from, such as those of `token_subset`; None: all printable ones.
+    allowed: tuple[int, ...] | None = None
     ascending: bool = False  # search ids in ascending order, which cost log2(length!) bits less
-    seed: int = 0  # of the words the search starts from and of the swaps, the same for every photograph
-    batch: int = 64  # photographs searched together; bounds memory, does not change the result
-    progress: bool = True  # a bar on stderr, where that is a terminal
+    seed: int = 0  # of the first tokens and of the swaps, the same for every image
+    batch: int = 64  # images searched together; bounds memory, does not change the result
+    progress: bool = True  # a bar on stderr, if that is a terminal
 
     def __post_init__(self):
-        for name in ("length", "steps", "restarts", "swaps", "among", "batch"):
+        for name in ("length", "steps", "swaps", "among", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"PromptConfig.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seconds", "patience"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"PromptConfig.{name} is {getattr(self, name)}; it must be more than 0")
+                raise ValueError(
+                    f"PromptConfig.{name} is {getattr(self, name)}; it must be at least 1"
+                )
+        if self.seconds <= 0:
+            raise ValueError(f"PromptConfig.seconds is {self.seconds}; it must be more than 0")
 
 
 @dataclass(frozen=True)
 class Prompt:
     """The outcome of a search."""
 
-    ids: tuple[int, ...]  # `length` of the allowed words
-    cosine: float  # -1..1, between the features of these ids and of the photograph
+    ids: tuple[int, ...]  # `length` of the allowed ids
+    cosine: float  # -1..1, between the features of these ids and of the image
     history: tuple[tuple[float, float, float], ...] = field(compare=False, repr=False, default=())
-    """(steps' work, seconds, best cosine) after each move of the search."""
+    """(steps of work, seconds, best cosine) after each move of the search."""
 
 
 def invert_prompts(images: Sequence[np.ndarray], clip: Clip, config: PromptConfig) -> list[Prompt]:
-    """One prompt per photograph (HxWx3 uint8, any sizes), in order.
+    """Return a prompt for each image, uint8 (H, W, 3) of any sizes, in order.
 
-    Photographs are searched `config.batch` at a time and independently of one another: on a CPU (float32)
-    a photograph gets the same ids alone, in any batch and at any place in it, and the same in every run, unless
-    `config.seconds` ends the search. On a GPU (float16) the batch's size may sway the rounding and, with it, the ids.
+    Images are searched `config.batch` at a time and independently of one another. On a CPU
+    (float32) an image gets the same ids alone, in any batch, at any position in it, and in
+    every run, unless `config.seconds` ends the search. On a GPU (float16) the batch size may
+    change the rounding and, with it, the ids.
 
-    Memory beside the model's does not grow with the number of photographs: a normalised float32 copy of the allowed
-    words (words x width, 200 MB for ViT-H/14), 64 MB of scores, the text tower's activations for POSITIONS
-    positions (about 1.3 GB for ViT-H/14 in float32) and, a photograph of the batch, 3 x length x width and
-    (swaps + among) x length numbers.
-    Raises ValueError if the prompt does not fit the text tower or a word is not allowed.
+    Memory beside the model's does not grow with the number of images: a normalized float32 copy
+    of the allowed embeddings (tokens x width, 200 MB for ViT-H/14), 64 MB of scores, the text
+    tower's activations for POSITIONS positions (about 1.3 GB for ViT-H/14 in float32) and, for
+    each image of the batch, 3 x length x width and (swaps + among) x length numbers.
+
+    Raises ValueError if the prompt does not fit the text tower or if an id is not allowed.
     """
-    features = [clip.image_features(images[i : i + config.batch]) for i in range(0, len(images), config.batch)]
-    return [prompt for part in features for prompt in search(part, clip, config)]
+    features = []
+    for start in range(0, len(images), config.batch):
+        features.append(clip.image_features(images[start : start + config.batch]))
+    prompts = []
+    for targets in features:
+        prompts += search(targets, clip, config)
+    return prompts
 
 
 def search(targets: torch.Tensor, clip: Clip, config: PromptConfig) -> list[Prompt]:
-    """One prompt per row of `targets` (n, d), unit features of photographs or of anything else that CLIP knows."""
+    """Return a prompt for each row of `targets` (n, d): unit features of images, or of texts."""
     clip.check_length(config.length)
-    runs = _Search(targets.repeat_interleave(config.restarts, dim=0), clip, config)
-    runs.run()
-    best = runs.cosines.view(-1, config.restarts).argmax(dim=1) + config.restarts * torch.arange(
-        len(targets), device=targets.device
-    )
-    ids, cosines = runs.ids[best].tolist(), runs.cosines[best].tolist()
-    return [Prompt(tuple(i), c, tuple(runs.history[b])) for i, c, b in zip(ids, cosines, best.tolist(), strict=True)]
+    searches = _Search(targets, clip, config)
+    searches.run()
+    found = zip(searches.ids.tolist(), searches.cosines.tolist(), searches.history, strict=True)
+    return [Prompt(tuple(ids), cosine, tuple(history)) for ids, cosine, history in found]
 
 
 class _Search:
-    """Searches side by side, one per target (n, d); `ids` (n, length) and `cosines` (n,) are the best so far."""
+    """Searches side by side, one for each target (n, d).
+
+    `ids` (n, length) and `cosines` (n,) are the best so far.
+    """
 
     def __init__(self, targets: torch.Tensor, clip: Clip, config: PromptConfig):
-        self.targets, self.config = targets, config
-        self.tower, self.words = TextTower(clip), Words(clip, config.allowed)
-        self.draws = torch.Generator().manual_seed(config.seed)  # on the CPU, so alike on every device
-        self.slice = max(1, POSITIONS // (config.length + 1))  # prompts in the tower at a time
-        n, device = len(targets), targets.device
-        self.ids = torch.zeros(n, config.length, dtype=torch.long, device=device)
-        self.cosines = torch.full((n,), -torch.inf, device=device)
-        self.moved = torch.zeros(n, device=device)  # the work done when `cosines` last rose
-        self.work, self.begun = 0.0, time.monotonic()
+        self.targets = targets
+        self.config = config
+        self.tower = TextTower(clip)
+        self.tokens = Tokens(clip, config.allowed)
+        # On the CPU, so that it is the same on every device.
+        self.generator = torch.Generator().manual_seed(config.seed)
+        # prompts in the tower at a time
+        self.together = max(1, POSITIONS // (config.length + 1))
+        n = len(targets)
+        self.ids = torch.zeros(n, config.length, dtype=torch.long, device=targets.device)
+        self.cosines = torch.full((n,), -torch.inf, device=targets.device)
         self.history = [[] for _ in range(n)]
+        self.work = 0.0  # steps
+        self.begun = time.monotonic()
 
     def run(self) -> None:
-        """Descend, then swap, until the budget is spent or nothing moves."""
+        """Descend, then swap, until the budget is spent."""
         config = self.config
-        shown = None if config.progress else True  # None: where stderr is a terminal
-        with tqdm(total=config.steps, desc="prompt search", unit="step", leave=False, disable=shown) as self.bar:
+        hidden = None if config.progress else True  # None: if stderr is no terminal
+        with tqdm(
+            total=config.steps, desc="prompt search", unit="step", leave=False, disable=hidden
+        ) as self.bar:
             self._descend(min(config.descent, math.floor(config.steps)))
-            round_ = 1 + config.swaps * FORWARD
-            while self.work + round_ <= config.steps and self._goes_on():
-                self._swap(self._live(), round_)
+            work = 1 + config.swaps * FORWARD  # of a round
+            while self.work + work <= config.steps and self._has_time():
+                self._swap(work)
 
     def _descend(self, steps: int) -> None:
+        """Do PEZ: move continuous embeddings by the gradient at the nearest tokens."""
         config = self.config
-        starts = (config.restarts, config.length)
-        start = self.words.ids.cpu()[torch.randint(len(self.words), starts, generator=self.draws)]
-        soft = self.words.embedded(start.to(self.ids.device)).float()  # (restarts, length, width)
-        soft = soft.repeat(len(self.targets) // config.restarts, 1, 1).requires_grad_()
+        soft = self._first_embeddings().requires_grad_()
         optimizer = torch.optim.AdamW([soft], lr=config.lr, weight_decay=config.weight_decay)
         for _ in range(steps):
-            if not self._goes_on():
+            if not self._has_time():
                 return
-            nearest = self.words.nearest(soft.detach())
-            ids, order = nearest.sort(dim=-1) if config.ascending else (nearest, None)
+            ids = self.tokens.nearest(soft.detach())
+            if config.ascending:
+                ids, order = ids.sort(dim=-1)
             cosines, gradient = self._gradient(ids, self.targets)
-            if order is not None:
-                gradient = torch.empty_like(gradient).scatter_(1, order[..., None].expand_as(gradient), gradient)
+            if config.ascending:  # back to the positions of `soft`
+                index = order[..., None].expand_as(gradient)
+                gradient = torch.empty_like(gradient).scatter_(1, index, gradient)
             soft.grad = gradient
             optimizer.step()
-            self._keep(self._live(), ids[self._live()], cosines[self._live()], 1)
+            self._keep(ids, cosines, 1)
 
-    def _swap(self, rows: torch.Tensor, work: float) -> None:
-        """One round for the searches `rows`: propose, measure, keep the best."""
-        ids, targets, config = self.ids[rows], self.targets[rows], self.config
-        words = self.words.promising(self._gradient(ids, targets)[1], config.among)  # (m, length, among)
-        even = torch.arange(config.length).repeat(config.swaps // config.length)
-        more = torch.randperm(config.length, generator=self.draws)[: config.swaps % config.length]
-        places = torch.cat([even, more]).to(ids.device)
-        ranks = torch.randint(words.shape[-1], (config.swaps,), generator=self.draws).to(ids.device)
-        swapped = ids[:, None].repeat(1, config.swaps, 1)  # (m, swaps, length)
-        swapped[:, torch.arange(config.swaps), places] = words[:, places, ranks]
+    def _first_embeddings(self) -> torch.Tensor:
+        """Return the embeddings of random tokens, (n, length, width) float32, alike for all n."""
+        shape = (1, self.config.length)
+        random = torch.randint(len(self.tokens), shape, generator=self.generator)
+        ids = self.tokens.ids.cpu()[random].to(self.ids.device)
+        return self.tokens.embedded(ids).float().repeat(len(self.targets), 1, 1)
+
+    def _swap(self, work: float) -> None:
+        """Do a round of swaps: propose, measure, keep the best."""
+        config = self.config
+        _, gradient = self._gradient(self.ids, self.targets)
+        proposed = self.tokens.promising(gradient, config.among)  # (n, length, among)
+        positions = self._swapped_positions().to(self.ids.device)
+        ranks = torch.randint(proposed.shape[-1], (config.swaps,), generator=self.generator)
+        swapped = self.ids[:, None].repeat(1, config.swaps, 1)  # (n, swaps, length)
+        chosen = proposed[:, positions, ranks.to(self.ids.device)]
+        swapped[:, torch.arange(config.swaps), positions] = chosen
         if config.ascending:
             swapped = swapped.sort(dim=-1).values
-        cosines = self._cosines(swapped.flatten(0, 1), targets.repeat_interleave(config.swaps, dim=0))
+        targets = self.targets.repeat_interleave(config.swaps, dim=0)
+        cosines = self._cosines(swapped.flatten(0, 1), targets)
         cosines, best = cosines.view(-1, config.swaps).max(dim=1)
-        self._keep(rows, swapped[torch.arange(len(rows)), best], cosines, work)
+        self._keep(swapped[torch.arange(len(best)), best], cosines, work)
 
-    def _keep(self, rows: torch.Tensor, ids: torch.Tensor, cosines: torch.Tensor, work: float) -> None:
-        """Account for a move of the searches `rows` that found these ids and cosines."""
+    def _swapped_positions(self) -> torch.Tensor:
+        """Return the position of each swap of a round, (swaps,).
+
+        All positions have the same number of swaps, and a random choice of them has one more.
+        """
+        times, more = divmod(self.config.swaps, self.config.length)
+        even = torch.arange(self.config.length).repeat(times)
+        random = torch.randperm(self.config.length, generator=self.generator)
+        return torch.cat([even, random[:more]])
+
+    def _keep(self, ids: torch.Tensor, cosines: torch.Tensor, work: float) -> None:
+        """Count the work of a move that found these ids and cosines, and keep what is better."""
         self.work += work
         self.bar.update(work)
-        better = cosines > self.cosines[rows]
-        self.cosines[rows] = torch.where(better, cosines, self.cosines[rows])
-        self.ids[rows] = torch.where(better[:, None], ids, self.ids[rows])
-        self.moved[rows] = torch.where(better, self.work, self.moved[rows])
+        better = cosines > self.cosines
+        self.cosines = torch.where(better, cosines, self.cosines)
+        self.ids = torch.where(better[:, None], ids, self.ids)
         seconds = time.monotonic() - self.begun
-        for row, cosine in zip(rows.tolist(), self.cosines[rows].tolist(), strict=True):
-            self.history[row].append((self.work, seconds, cosine))
+        for history, cosine in zip(self.history, self.cosines.tolist(), strict=True):
+            history.append((self.work, seconds, cosine))
 
-    def _live(self) -> torch.Tensor:
-        """The searches whose best cosine moved not too long ago."""
-        return (self.work - self.moved < self.config.patience).nonzero()[:, 0]
-
-    def _goes_on(self) -> bool:
-        return time.monotonic() - self.begun < self.config.seconds and len(self._live()) > 0
+    def _has_time(self) -> bool:
+        return time.monotonic() - self.begun < self.config.seconds
 
     @torch.enable_grad()
-    def _gradient(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines (n,) of ids (n, length), and the gradient of -cosine (n, length, width) at their embeddings."""
-        cosines, gradients = [], []
-        for part, target in zip(ids.split(self.slice), targets.split(self.slice), strict=True):
-            embedded = self.words.embedded(part).requires_grad_()
-            cosines.append((self.tower(embedded) * target).sum(dim=-1))
-            gradients += torch.autograd.grad(-cosines[-1].sum(), embedded)  # no prompt's feels another's
-        return torch.cat(cosines).detach(), torch.cat(gradients).float()
+    def _gradient(
+        self, ids: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the cosines (n,) of ids (n, length), and the gradient at their embeddings.
+
+        The gradient is of -cosine, (n, length, width) float32.
+        """
+        cosines = []
+        gradients = []
+        parts = zip(ids.split(self.together), targets.split(self.together), strict=True)
+        for part, target in parts:
+            embedded = self.tokens.embedded(part).requires_grad_()
+            cosine = (self.tower(embedded) * target).sum(dim=-1)
+            # A sum, since no prompt has an effect on another's cosine.
+            gradients += torch.autograd.grad(-cosine.sum(), embedded)
+            cosines.append(cosine.detach())
+        return torch.cat(cosines), torch.cat(gradients).float()
 
     @torch.no_grad()
     def _cosines(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cosines (n,) of ids (n, length)."""
-        parts = zip(ids.split(self.slice), targets.split(self.slice), strict=True)
-        return torch.cat([(self.tower(self.words.embedded(i)) * t).sum(dim=-1) for i, t in parts])
+        """Return the cosines (n,) of ids (n, length)."""
+        cosines = []
+        parts = zip(ids.split(self.together), targets.split(self.together), strict=True)
+        for part, target in parts:
+            cosines.append((self.tower(self.tokens.embedded(part)) * target).sum(dim=-1))
+        return torch.cat(cosines)

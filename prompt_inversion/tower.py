@@ -1,11 +1,15 @@
-"""The text tower of a CLIP from word embeddings to features, without the work that a prompt search can spare.
+"""The text tower of a CLIP, token embeddings -> features, with only the work that a search needs.
 
     tower = TextTower(clip)
     features = tower(clip.model.text_model.embeddings.token_embedding(ids))
 
-The tower is causal: nothing behind the end token reaches it, so of the published search's 77 positions those of the
-prompt and its end are left; the start token sees only itself, so its keys and values are computed once; and behind
-the last layer's attention only the end token's position goes on, for no other is read.
+The tower is causal, which saves three things:
+
+- Nothing behind the end token has an effect on it. So only the positions of the prompt and of the
+  end token are computed, not the published search's 77.
+- The start token sees only itself. So its keys and values are computed once.
+- Only the end token's result is read. So the other positions are dropped after the last layer's
+  attention.
 """
 
 import math
@@ -14,66 +18,83 @@ import torch
 import torch.nn.functional as F
 
 from prompt_inversion.clip import Clip
-from prompt_inversion.linear import STEADY_ROWS, linear, steady
+from prompt_inversion.linear import STEADY_ROWS, linear, repeat_to_steady
 
 
 class TextTower:
-    """Word embeddings (n, length, width) -> features (n, d) float32 of unit length; differentiable.
+    """Token embeddings (n, length, width) -> features (n, d) float32 of unit length.
 
-    Uses the weights of `clip` where they are and copies none. On a CPU a prompt's features do not depend on the other
-    prompts of the batch, to the last bit.
+    Differentiable. Uses the weights of `clip` in place. On a CPU the features of a prompt do not
+    depend on the other prompts of the batch, to the last bit (see STEADY_ROWS).
     """
 
     def __init__(self, clip: Clip):
-        self.text, self.projection = clip.model.text_model, clip.model.text_projection.weight
-        words, places = self.text.embeddings.token_embedding.weight, self.text.embeddings.position_embedding.weight
-        self.places = places[1:]
-        self.end = words[clip.tokenizer.eos_token_id]
-        self.before = []  # keys and values (1, heads, 1, size) of the start token, a pair a layer
-        self._start(words[clip.tokenizer.bos_token_id] + places[0])
+        self.text = clip.model.text_model
+        self.projection = clip.model.text_projection.weight
+        tokens = self.text.embeddings.token_embedding.weight
+        positions = self.text.embeddings.position_embedding.weight
+        self.positions = positions[1:]
+        self.end = tokens[clip.tokenizer.eos_token_id]
+        # Keys and values (1, heads, 1, size) of the start token: a pair for each layer.
+        self.start = self._start(tokens[clip.tokenizer.bos_token_id] + positions[0])
 
     def __call__(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Features of prompts given by their word embeddings, without start and end."""
+        """Return the features of prompts without start and end token."""
         n, length = embedded.shape[:2]
-        embedded = steady(embedded, n * (length + 1))
-        x = torch.cat([embedded, self.end.expand(len(embedded), 1, -1)], dim=1) + self.places[: length + 1]
+        embedded = repeat_to_steady(embedded, n * (length + 1))
+        end = self.end.expand(len(embedded), 1, -1)
+        x = torch.cat([embedded, end], dim=1) + self.positions[: length + 1]
         mask = torch.ones(length + 1, length + 2, dtype=torch.bool, device=x.device).tril(1)
-        kept = math.ceil(STEADY_ROWS / len(x))  # positions that go on behind the last attention
-        for i, layer in enumerate(self.text.encoder.layers):
-            seen = self._attention(layer, x, self.before[i], mask)
-            if i + 1 == len(self.before):
-                x, seen = x[:, -kept:].contiguous(), seen[:, -kept:].contiguous()  # else few rows at a time
-            x = _mixed(layer, x, seen)
+        *layers, last = self.text.encoder.layers
+        *start, last_start = self.start
+        for layer, before in zip(layers, start, strict=True):
+            x = _after_attention(layer, x, _attention(layer, x, before, mask))
+        attended = _attention(last, x, last_start, mask)
+        # The end token is the last position; as many as make STEADY_ROWS rows are kept with it.
+        kept = math.ceil(STEADY_ROWS / len(x))
+        x = _after_attention(last, x[:, -kept:].contiguous(), attended[:, -kept:].contiguous())
         features = linear(self.text.final_layer_norm(x), self.projection)[:n, -1]
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
-    def _start(self, x: torch.Tensor) -> None:
+    def _start(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return keys and values of the start token for each layer, of its embedding (width,)."""
+        found = []
         x = x[None, None]
         for layer in self.text.encoder.layers:
             normed = layer.layer_norm1(x)
-            values = _by(layer.self_attn.v_proj, normed)  # the start token sees itself alone: all attention is on it
-            self.before.append((_heads(layer, _by(layer.self_attn.k_proj, normed)), _heads(layer, values)))
-            x = _mixed(layer, x, values)
-
-    def _attention(self, layer, x: torch.Tensor, before: tuple, mask: torch.Tensor) -> torch.Tensor:
-        normed, attention = layer.layer_norm1(x), layer.self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        query, key, value = (_heads(layer, _by(projection, normed)) for projection in projections)
-        key = torch.cat([before[0].expand(len(x), -1, -1, -1), key], dim=2)
-        value = torch.cat([before[1].expand(len(x), -1, -1, -1), value], dim=2)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scale)
-        return seen.transpose(1, 2).flatten(2)
+            keys = _project(layer.self_attn.k_proj, normed)
+            # The start token sees only itself, so its values are the result of its attention.
+            values = _project(layer.self_attn.v_proj, normed)
+            found.append((_heads(layer, keys), _heads(layer, values)))
+            x = _after_attention(layer, x, values)
+        return found
 
 
-def _mixed(layer, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """The rest of a layer, (n, positions, width), where its attention saw `seen`."""
-    x = x + _by(layer.self_attn.out_proj, seen)
-    inner = layer.mlp.activation_fn(_by(layer.mlp.fc1, layer.layer_norm2(x)))
-    return x + _by(layer.mlp.fc2, inner)
+def _attention(layer, x: torch.Tensor, start: tuple, mask: torch.Tensor) -> torch.Tensor:
+    """Return the result of a layer's attention, (n, positions, width), before its output layer."""
+    normed = layer.layer_norm1(x)
+    attention = layer.self_attn
+    query = _heads(layer, _project(attention.q_proj, normed))
+    key = _heads(layer, _project(attention.k_proj, normed))
+    value = _heads(layer, _project(attention.v_proj, normed))
+    start_key, start_value = start
+    key = torch.cat([start_key.expand(len(x), -1, -1, -1), key], dim=2)
+    value = torch.cat([start_value.expand(len(x), -1, -1, -1), value], dim=2)
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=attention.scale
+    )
+    return attended.transpose(1, 2).flatten(2)
 
 
-def _by(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def _after_attention(layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """Return the rest of a layer, (n, positions, width), of its input and attention's result."""
+    x = x + _project(layer.self_attn.out_proj, attended)
+    inner = layer.mlp.activation_fn(_project(layer.mlp.fc1, layer.layer_norm2(x)))
+    return x + _project(layer.mlp.fc2, inner)
+
+
+def _project(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return linear(x, module.weight, module.bias)
 
 

@@ -6,7 +6,7 @@
 #
 # DATA holds photographs (pictures or tar shards, with photos.jsonl where labels are known), bsds500/ and
 # captions.txt.gz, as tiny/README.md says. Every step resumes; the seconds of each can be set by environment variables.
-# Working files go to runs/tiny/. A GPU is used where there is one. With BUNDLE, edge network, sketch codec, colour
+# Working files go to runs/tiny/. A GPU is used where there is one. With BUNDLE, edge network, sketch codec, color
 # tables and language model stay as they are: files depend on them.
 set -euo pipefail
 [ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: bash scripts/train_tiny.sh DATA [BUNDLE]" >&2; exit 2; }
@@ -24,10 +24,10 @@ if [ $# -eq 1 ]; then
     "$python" train_compressai.py -d runs/tiny/sketches --lambda_range 0.02 1 --dist_metric ms-ssim \
         -e 1000 --max_seconds "${SKETCH:-7200}" --out runs/tiny/sketch
     cp runs/tiny/sketch/sketch_lmbda0.02-1.0.safetensors models_ntc/sketch.safetensors
-    "$python" -m tiny.train_colour
+    "$python" -m tiny.train_color
 fi
 [ -e runs/tiny/conditions/decoded.bin ] || "$python" -m tiny.conditions decoded
-[ -e runs/tiny/conditions/colour.bin ] || "$python" -m tiny.conditions colours
+[ -e runs/tiny/conditions/color.bin ] || "$python" -m tiny.conditions colors
 "$python" -m tiny.train_clip --captions "$data/captions.txt.gz" --seconds "${CLIP:-1900}" --out "$bundle/clip"
 mkdir -p runs/tiny/ranking && cp "$data"/bsds500/train/*.jpg runs/tiny/ranking/
 "$python" -m prompt_inversion.useful_words --data_root runs/tiny/ranking --clip "$bundle/clip" --words runs/tiny/clip/words.txt

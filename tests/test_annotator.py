@@ -1,3 +1,8 @@
+"""Sketch filters: what each draws, whose code it agrees with, and which weights it refuses.
+
+python -m pytest tests/test_annotator.py
+"""
+
 import importlib
 import pickle
 import subprocess
@@ -16,8 +21,8 @@ from PIL import Image
 from annotator import FILTERS, load_annotator, table
 from annotator.filters import ADE20K_GRAYS
 from annotator.hed import FULL, HED, TINY, blocks_of
+from common.weights import UnavailableError
 from metrics import edge_f1
-from presets import PresetError
 
 HED_TINY = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
 
@@ -49,7 +54,12 @@ def test_hed_tiny_draws_no_frame_and_takes_any_size(photo):
 
 def test_full_hed_has_the_keys_of_the_published_file():
     keys = set(HED(FULL).state_dict())
-    assert {"norm", "block1.convs.0.weight", "block3.convs.2.bias", "block5.projection.weight"} <= keys
+    assert {
+        "norm",
+        "block1.convs.0.weight",
+        "block3.convs.2.bias",
+        "block5.projection.weight",
+    } <= keys
     assert len(keys) == 1 + 2 * (2 + 2 + 3 + 3 + 3) + 2 * 5
     assert HED(FULL).block5.convs[2].weight.shape == (512, 512, 3, 3)
 
@@ -74,7 +84,9 @@ def plain_hed(weights: dict, picture: np.ndarray) -> np.ndarray:
         for i in range(convs):
             name = f"block{block}.convs.{i}"
             x = F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1).relu()
-        side = F.conv2d(x, weights[f"block{block}.projection.weight"], weights[f"block{block}.projection.bias"])
+        side = F.conv2d(
+            x, weights[f"block{block}.projection.weight"], weights[f"block{block}.projection.bias"]
+        )
         height, width = picture.shape[:2]
         maps.append(cv2.resize(side[0, 0].numpy(), (width, height), interpolation=cv2.INTER_LINEAR))
     return (255 / (1 + np.exp(-np.mean(maps, 0)))).round().astype(int)
@@ -104,18 +116,38 @@ def depth_model(tmp_path_factory):
     from transformers import BitConfig, DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
     folder = tmp_path_factory.mktemp("dpt")
-    stages = {"embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1], "num_groups": 4}
+    stages = {
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 32],
+        "depths": [1, 1, 1],
+        "num_groups": 4,
+    }
     padding = {"global_padding": "same", "embedding_dynamic_padding": True}
-    bit = BitConfig(**stages, **padding, layer_type="bottleneck", out_features=["stage1", "stage2", "stage3"])
+    bit = BitConfig(
+        **stages, **padding, layer_type="bottleneck", out_features=["stage1", "stage2", "stage3"]
+    )
     hybrid = {"is_hybrid": True, "backbone_config": bit, "backbone_featmap_shape": [1, 32, 4, 4]}
-    tower = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    neck = {"neck_hidden_sizes": [8, 16, 32, 32], "fusion_hidden_size": 16, "neck_ignore_stages": [0, 1]}
+    tower = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    neck = {
+        "neck_hidden_sizes": [8, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "neck_ignore_stages": [0, 1],
+    }
     config = DPTConfig(**hybrid, **tower, **neck, backbone_out_indices=[0, 1, 2, 3], image_size=64)
     torch.manual_seed(0)
     DPTForDepthEstimation(config).save_pretrained(folder)
     DPTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    kept = {name: t for name, t in weights.items() if "fusion_stage.layers.0.residual_layer1" not in name}
+    kept = {
+        name: t
+        for name, t in weights.items()
+        if "fusion_stage.layers.0.residual_layer1" not in name
+    }
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -143,17 +175,33 @@ def test_a_model_without_some_of_its_weights_is_refused(depth_model, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     gone = next(name for name in weights if name.startswith("head."))
-    save_file({n: t for n, t in weights.items() if n != gone}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(PresetError, match=f"lacks 1 weights, the first {gone}"):
+    save_file(
+        {n: t for n, t in weights.items() if n != gone},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(UnavailableError, match=f"lacks 1 weights, the first {gone}"):
         load_annotator(f"depth:{tmp_path}")
 
 
 def segmentation_model(folder, classes):
-    from transformers import ConvNextConfig, SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
+    from transformers import (
+        ConvNextConfig,
+        SegformerImageProcessor,
+        UperNetConfig,
+        UperNetForSemanticSegmentation,
+    )
 
     stages = ["stage1", "stage2", "stage3", "stage4"]
-    backbone = ConvNextConfig(num_stages=4, depths=[1] * 4, hidden_sizes=[8, 16, 16, 16], out_features=stages)
-    heads = {"hidden_size": 16, "auxiliary_in_channels": 16, "auxiliary_channels": 8, "pool_scales": [1, 2]}
+    backbone = ConvNextConfig(
+        num_stages=4, depths=[1] * 4, hidden_sizes=[8, 16, 16, 16], out_features=stages
+    )
+    heads = {
+        "hidden_size": 16,
+        "auxiliary_in_channels": 16,
+        "auxiliary_channels": 8,
+        "pool_scales": [1, 2],
+    }
     torch.manual_seed(0)
     UperNetForSemanticSegmentation(
         UperNetConfig(backbone_config=backbone, num_labels=classes, **heads)
@@ -169,13 +217,15 @@ def test_segmentation_paints_classes_with_the_grays_of_ade20k(tmp_path, photo):
     sketch = load_annotator(segmentation_model(tmp_path, 150))(picture)
     model = UperNetForSemanticSegmentation.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        logits = model(**SegformerImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")).logits
+        logits = model(
+            **SegformerImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")
+        ).logits
     classes = F.interpolate(logits, (70, 100), mode="bilinear", align_corners=False)[0].argmax(0)
     assert len(classes.unique()) > 1 and np.array_equal(sketch, ADE20K_GRAYS[classes])
 
 
 def test_a_segmentation_with_more_classes_than_grays_is_refused(tmp_path):
-    with pytest.raises(PresetError, match="knows 171 classes, there are grays for 150"):
+    with pytest.raises(UnavailableError, match="knows 171 classes, there are grays for 150"):
         load_annotator(segmentation_model(tmp_path, 171))
 
 
@@ -208,7 +258,11 @@ def save_as_published(network, path):
     ("name", "network", "detector"),
     [
         ("pidinet", lambda: theirs("pidi.model").pidinet(), lambda: theirs("pidi").PidiNetDetector),
-        ("lineart", lambda: theirs("lineart").Generator(3, 1, 3), lambda: theirs("lineart").LineartDetector),
+        (
+            "lineart",
+            lambda: theirs("lineart").Generator(3, 1, 3),
+            lambda: theirs("lineart").LineartDetector,
+        ),
         (
             "mlsd",
             lambda: theirs("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large(),
@@ -220,17 +274,19 @@ def test_sketches_are_those_of_controlnet_aux(name, network, detector, tmp_path,
     network = network()
     save_as_published(network.eval(), tmp_path / FILTERS[name].file)
     detector = detector()(*[network] * (2 if name == "lineart" else 1))
-    picture, draw = photo[0][:128, :192], load_annotator(f"{name}:{tmp_path}")
-    expected = detector(picture, detect_resolution=128, image_resolution=128, output_type="np")[:, :, 0]
-    sketch = draw(picture)
-    assert expected.std() > 1 and np.abs(sketch.astype(int) - expected).max() <= 1  # they cut off, we round
-    assert draw(photo[0][:67, :101]).shape == (67, 101)
+    picture, annotate = photo[0][:128, :192], load_annotator(f"{name}:{tmp_path}")
+    options = {"detect_resolution": 128, "image_resolution": 128, "output_type": "np"}
+    expected = detector(picture, **options)[:, :, 0]
+    sketch = annotate(picture)
+    assert expected.std() > 1
+    assert np.abs(sketch.astype(int) - expected).max() <= 1  # they cut off, we round
+    assert annotate(photo[0][:67, :101]).shape == (67, 101)
 
 
 @needs_controlnet_aux
 def test_mlsd_draws_nothing_where_there_is_no_line(tmp_path, photo):
     network = theirs("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large()
-    network.block23.conv3.bias.data[7] = -1000.0  # the logit of every line's centre
+    network.block23.conv3.bias.data[7] = -1000.0  # the logit of every line's center
     torch.save(network.state_dict(), tmp_path / "mlsd_large_512_fp32.pth")
     assert load_annotator(f"mlsd:{tmp_path}")(photo[0]).max() == 0
 
@@ -239,25 +295,31 @@ def test_mlsd_draws_nothing_where_there_is_no_line(tmp_path, photo):
 def test_openpose_draws_stick_figures_in_gray(tmp_path, photo, monkeypatch):
     package = theirs("open_pose")
     network = theirs("open_pose.model").bodypose_model()
-    torch.save({name.partition(".")[2]: t for name, t in network.state_dict().items()}, tmp_path / "pose.pth")
-    draw = load_annotator(f"openpose:{tmp_path / 'pose.pth'}")
-    assert draw(photo[0][:64, :96]).max() == 0  # random weights see nobody
+    torch.save(
+        {name.partition(".")[2]: t for name, t in network.state_dict().items()},
+        tmp_path / "pose.pth",
+    )
+    annotate = load_annotator(f"openpose:{tmp_path / 'pose.pth'}")
+    assert annotate(photo[0][:64, :96]).max() == 0  # random weights see nobody
 
-    neck, hip = theirs("open_pose.body").Keypoint(0.5, 0.2), theirs("open_pose.body").Keypoint(0.5, 0.8)
+    body = theirs("open_pose.body")
+    neck, hip = body.Keypoint(0.5, 0.2), body.Keypoint(0.5, 0.8)
     body = package.BodyResult([None, neck, *[None] * 6, hip, *[None] * 9], 1.0, 2)
     monkeypatch.setattr(
-        package.OpenposeDetector, "detect_poses", lambda *_: [package.PoseResult(body, None, None, None)]
+        package.OpenposeDetector,
+        "detect_poses",
+        lambda *_: [package.PoseResult(body, None, None, None)],
     )
-    sketch = draw(photo[0])
+    sketch = annotate(photo[0])
     height, width = sketch.shape
     assert sketch[int(0.2 * height), width // 2] == 255 and sketch[height // 2, width // 2] == 153
     assert sketch[:, : width // 2 - 10].max() == 0
 
 
 @needs_controlnet_aux
-def test_grays_are_those_of_controlnets_colours():
-    colours = np.array(theirs("util").ade_palette(), np.uint8)
-    assert np.array_equal(np.array(Image.fromarray(colours[None]).convert("L"))[0], ADE20K_GRAYS)
+def test_grays_are_those_of_controlnets_colors():
+    colors = np.array(theirs("util").ade_palette(), np.uint8)
+    assert np.array_equal(np.array(Image.fromarray(colors[None]).convert("L"))[0], ADE20K_GRAYS)
 
 
 @needs_controlnet_aux
@@ -267,7 +329,12 @@ def test_hed_and_scribble_are_those_of_controlnet_aux(name, tmp_path, photo):
     network = package.ControlNetHED_Apache2()
     save_as_published(network.eval(), tmp_path / "ControlNetHED.pth")
     picture = photo[0][:128, :192]
-    options = {"detect_resolution": 128, "image_resolution": 128, "output_type": "np", "scribble": name == "scribble"}
+    options = {
+        "detect_resolution": 128,
+        "image_resolution": 128,
+        "output_type": "np",
+        "scribble": name == "scribble",
+    }
     expected = package.HEDdetector(network)(picture, **options)[:, :, 0]
     sketch = load_annotator(f"{name}:{tmp_path}")(picture)
     assert expected.std() > 1
@@ -280,9 +347,11 @@ def test_hed_and_scribble_are_those_of_controlnet_aux(name, tmp_path, photo):
 @pytest.mark.parametrize("name", ["pidinet", "lineart", "mlsd", "openpose"])
 def test_a_missing_package_is_one_line_with_the_cure(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "controlnet_aux", None)
-    with pytest.raises(PresetError) as error:
+    with pytest.raises(UnavailableError) as error:
         load_annotator(name)
-    cure = "runs in controlnet_aux, which is not installed: pip install -r requirements-annotators.txt"
+    cure = (
+        "runs in controlnet_aux, which is not installed: pip install -r requirements-annotators.txt"
+    )
     assert str(error.value) == f"annotator {name} {cure}"
 
 
@@ -297,30 +366,34 @@ def test_the_table_says_which_weights_and_where_from():
 
 
 def test_the_table_needs_no_heavy_package():
-    code = "import annotator, sys; assert not {'torch', 'cv2', 'transformers', 'controlnet_aux'} & set(sys.modules)"
+    heavy = {"torch", "cv2", "transformers", "controlnet_aux"}
+    code = f"import annotator, sys; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
 
 
 def test_unknown_names_and_missing_weights(tmp_path):
-    with pytest.raises(ValueError, match="unknown annotator 'sobel': choose one of hed-tiny, hed, "):
+    with pytest.raises(
+        ValueError, match="unknown annotator 'sobel': choose one of hed-tiny, hed, "
+    ):
         load_annotator("sobel")
     with pytest.raises(ValueError, match="canny has no weights"):
         load_annotator(f"canny:{tmp_path}")
-    with pytest.raises(PresetError, match="no such file") as error:
+    with pytest.raises(UnavailableError, match="no such file") as error:
         load_annotator(f"hed:{tmp_path / 'gone.pth'}")
-    line = "annotator hed: ControlNetHED.pth of lllyasviel/Annotators, 29 MB, Apache-2.0; weights on this machine are "
-    assert str(error.value).endswith(f"{line}named hed:PATH")
+    origin = "ControlNetHED.pth of lllyasviel/Annotators, 29 MB, Apache-2.0"
+    cure = f"annotator hed: {origin}; weights on this machine are named hed:PATH"
+    assert str(error.value).endswith(cure)
 
 
 def test_other_weights_are_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
-    with pytest.raises(PresetError, match="holds other weights than HED's"):
+    with pytest.raises(UnavailableError, match="holds other weights than HED's"):
         load_annotator(f"hed:{tmp_path / 'other.pth'}")
-    with pytest.raises(PresetError, match="holds a list, not named tensors"):
+    with pytest.raises(UnavailableError, match="holds a list, not named tensors"):
         load_annotator(f"hed:{tmp_path / 'list.pth'}")
-    with pytest.raises(PresetError, match="is damaged"):
+    with pytest.raises(UnavailableError, match="is damaged"):
         load_annotator(f"hed:{tmp_path / 'cut.pth'}")
 
 
@@ -330,6 +403,6 @@ def test_a_pickle_is_not_executed(tmp_path):
             return (tmp_path.joinpath("sprung").write_text, ("",))
 
     (tmp_path / "trap.pth").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(PresetError, match="holds other things than tensors"):
+    with pytest.raises(UnavailableError, match="holds other things than tensors"):
         load_annotator(f"hed:{tmp_path / 'trap.pth'}")
     assert not (tmp_path / "sprung").exists()

@@ -1,4 +1,7 @@
-"""The .pics file: round trips, exact bytes, the page's worked example, and what is refused."""
+"""The .pics file: round trips, exact bytes, the worked example of docs/bitstream.md, refusals.
+
+python -m pytest tests/test_bitstream.py
+"""
 
 import json
 import re
@@ -30,7 +33,7 @@ streams = st.builds(
     layer,
     layer,
     layer,
-).filter(lambda stream: stream.text or stream.sketch or stream.colour)
+).filter(lambda stream: stream.text or stream.sketch or stream.color)
 
 
 def seal(body: str | bytes) -> bytes:
@@ -68,7 +71,8 @@ def test_damage_is_found(stream, data):
     with pytest.raises(BitstreamError):
         unpack(bytes(flipped))
     cut = data.draw(st.integers(0, len(good) - 1))
-    assume(crc_hqx(good[:cut], 0xFFFF) != 0)  # a message followed by its own checksum has the checksum 0
+    # A message followed by its own checksum has the checksum 0.
+    assume(crc_hqx(good[:cut], 0xFFFF) != 0)
     with pytest.raises(BitstreamError):
         unpack(good[:cut])
 
@@ -76,8 +80,12 @@ def test_damage_is_found(stream, data):
 def test_exact_bytes():
     assert pack(Stream(0xFFFF, 1, 1, 64, 64, 0, text=b"T")) == seal("b110ffff01011154")
     assert pack(Stream(0, 127, 128, 960, 64, 14, sketch=b"S")) == seal("b12e00007f8001f153")
-    assert pack(Stream(0, 65535, 1, 4096, 64, 15, sketch=b"S")) == seal("b12f0000ffff0301004001 00 53")
-    assert pack(Stream(0, 1, 1, 64, 1024, 2**31 - 1, b"T", b"S")) == seal("b13f0000010100 0110 f0ffffff07 01 54 53")
+    assert pack(Stream(0, 65535, 1, 4096, 64, 15, sketch=b"S")) == seal(
+        "b12f0000ffff0301004001 00 53"
+    )
+    assert pack(Stream(0, 1, 1, 64, 1024, 2**31 - 1, b"T", b"S")) == seal(
+        "b13f0000010100 0110 f0ffffff07 01 54 53"
+    )
 
 
 def test_checksum_is_the_documented_one():
@@ -85,8 +93,9 @@ def test_checksum_is_the_documented_one():
 
 
 def test_overhead_of_a_kodak_file_is_at_most_twelve_bytes():
-    assert layer_sizes(KODAK) == {"text": 32, "sketch": 200, "colour": 0, "overhead": 12}
-    assert layer_sizes(replace(KODAK, source_width=512, source_height=768, sketch=None))["overhead"] == 11
+    assert layer_sizes(KODAK) == {"text": 32, "sketch": 200, "color": 0, "overhead": 12}
+    upright = replace(KODAK, source_width=512, source_height=768, sketch=None)
+    assert layer_sizes(upright)["overhead"] == 11
 
 
 def test_rate_is_the_whole_file():
@@ -181,4 +190,5 @@ def test_unpack_refuses_in_one_line(data, message):
 
 def test_importing_it_takes_the_standard_library_only():
     source = Path(bitstream.__file__).read_text()
-    assert re.findall(r"^(?:from|import) (\S+)", source, re.MULTILINE) == ["binascii", "dataclasses"]
+    imported = re.findall(r"^(?:from|import) (\S+)", source, re.MULTILINE)
+    assert imported == ["binascii", "dataclasses"]

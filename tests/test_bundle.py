@@ -1,4 +1,7 @@
-"""The bundled models: whole, small, and drawing what they are told."""
+"""The bundled models: whole, small, and generating what they are told.
+
+python -m pytest tests/test_bundle.py
+"""
 
 import json
 from pathlib import Path
@@ -13,6 +16,8 @@ from annotator import load_annotator
 from codec import Conditions, Decoder, Encoder, EncoderConfig
 from metrics import edge_f1, psnr
 from presets import BUNDLE, get_preset
+from prompt_inversion.options import PromptOptions
+from text_codec.prompt import Prompt
 
 ROOT = Path(__file__).parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
@@ -26,7 +31,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder(get_preset("tiny"), EncoderConfig(candidates=1, prompt_steps=30))
+    return Encoder(get_preset("tiny"), EncoderConfig(candidates=1, prompt=PromptOptions(steps=30)))
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,17 @@ def decoded(encoder, encoded):
 
 
 def test_weights_are_safetensors_and_fit():
-    weights = [p for p in ROOT.rglob("*.safetensors") if not {".venv", "runs"} & set(p.relative_to(ROOT).parts)]
+    weights = []
+    for path in ROOT.rglob("*.safetensors"):
+        if not {".venv", "runs"} & set(path.relative_to(ROOT).parts):
+            weights.append(path)
     assert sum(path.stat().st_size for path in weights) < 60e6
-    assert not [p for p in BUNDLE.rglob("*.json") if '"_name_or_path": "/' in p.read_text(encoding="utf-8")]
-    assert not [p for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt") for p in BUNDLE.rglob(pattern)]
-    assert json.loads((BUNDLE / "generator" / "model_index.json").read_text())["unet"][1] == "UNet2DConditionModel"
+    for path in BUNDLE.rglob("*.json"):
+        assert '"_name_or_path": "/' not in path.read_text(encoding="utf-8")
+    for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt"):
+        assert not list(BUNDLE.rglob(pattern))
+    index = json.loads((BUNDLE / "generator" / "model_index.json").read_text())
+    assert index["unet"][1] == "UNet2DConditionModel"
 
 
 def test_files_are_small_and_whole(encoded, encoder):
@@ -55,25 +66,27 @@ def test_files_are_small_and_whole(encoded, encoder):
         assert bitstream.layer_sizes(bitstream.unpack(one.data))["overhead"] <= 14
 
 
-def test_the_sketch_sent_is_the_photograph_s(encoded, decoded):
+def test_the_sketch_sent_is_the_image_s(encoded, decoded):
     for one, other in zip(encoded, decoded, strict=True):
-        assert edge_f1(other.sketch, one.sketch, tolerance_px=3).f1 > 0.6
+        assert edge_f1(other.conditions.sketch, one.sketch, tolerance_px=3).f1 > 0.6
 
 
-def test_drawings_follow_their_sketch(decoded):
+def test_reconstructions_follow_their_sketch(decoded):
     annotator = load_annotator("hed-tiny")
-    own = [edge_f1(annotator(d.image), d.sketch, tolerance_px=3).f1 for d in decoded]
-    size = (256, 256)
-    corners = [d.sketch[: size[0], : size[1]] for d in decoded]
-    drawn = [annotator(d.image)[: size[0], : size[1]] for d in decoded]
-    strange = [edge_f1(drawn[i - 1], corners[i], tolerance_px=3).f1 for i in range(len(drawn))]
+    sketches = [one.conditions.sketch for one in decoded]
+    found = [annotator(one.image) for one in decoded]
+    own = [edge_f1(*pair, tolerance_px=3).f1 for pair in zip(found, sketches, strict=True)]
+    strange = []
+    for i, sketch in enumerate(sketches):
+        strange.append(edge_f1(found[i - 1][:256, :256], sketch[:256, :256], tolerance_px=3).f1)
     assert np.mean(own) > np.mean(strange) + 0.1
 
 
-def test_colours_bring_drawings_nearer(encoder, decoded, samples):
+def test_colors_bring_reconstructions_nearer(encoder, decoded, samples):
     for name, one in zip(("rocket", "coffee", "flower"), decoded, strict=True):
-        original, bare = samples[samples.names.index(name)].image, Conditions(one.prompt, one.sketch, None)
-        without = encoder.decoder.draw([bare], [one.stream.seed], *one.sketch.shape)[0]
+        original = samples[samples.names.index(name)].image
+        bare = one.conditions._replace(color=None)
+        without = encoder.decoder.generate([bare], [one.stream.seed], *bare.sketch.shape)[0]
         assert psnr(original, one.image) > psnr(original, without) + 1
         assert psnr(original, one.image) > 17
 
@@ -81,18 +94,19 @@ def test_colours_bring_drawings_nearer(encoder, decoded, samples):
 def test_the_committed_run_is_of_these_models(encoder):
     files = sorted(EXAMPLES.glob("*/*.pics"))
     assert len(files) >= 7
-    drawn = encoder.decoder.decode(files[0].read_bytes()).image
+    again = encoder.decoder.decode(files[0].read_bytes()).image
     saved = np.asarray(Image.open(files[0].with_name(f"{files[0].stem}_recon.png")))
-    assert np.abs(drawn.astype(int) - saved).mean() < 0.5  # of 255 levels: threads and processors differ by some
+    # Of 255 levels: numbers of threads and processors differ by some.
+    assert np.abs(again.astype(int) - saved).mean() < 0.5
 
 
-def test_drawings_differ_with_the_prompt(encoder, decoded):
-    clip, first = encoder.clip, decoded[0]
-    prompts = [
-        clip.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("blue sky above", "red red red")
-    ]
-    each = [Conditions(tuple(prompt), first.sketch, None) for prompt in prompts]
-    blue, red = (picture.mean((0, 1)) for picture in encoder.decoder.draw(each, [0, 0], *first.sketch.shape))
+def test_reconstructions_differ_with_the_prompt(encoder, decoded):
+    sketch, codec = decoded[0].conditions.sketch, encoder.decoder.prompt_codec
+    each = []
+    for text in ("blue sky above", "red red red"):
+        each.append(Conditions(Prompt(codec.tokenize(text), text, None), sketch, None))
+    images = encoder.decoder.generate(each, [0, 0], *sketch.shape)
+    blue, red = (image.mean((0, 1)) for image in images)
     assert red[0] - red[2] > blue[0] - blue[2] + 10
 
 
@@ -100,15 +114,18 @@ def test_inverted_prompts_beat_random_words(encoder, encoded, samples):
     generator = np.random.default_rng(0)
     for one, name in zip(encoded, ("rocket", "coffee", "flower"), strict=True):
         image = encoder.clip.image_features([samples[samples.names.index(name)].image])
-        words = encoder.clip.words.numpy()
-        random = encoder.clip.text_features([generator.choice(words, 16).tolist() for _ in range(50)])
+        tokens = encoder.clip.printable.numpy()
+        prompts = [generator.choice(tokens, 16).tolist() for _ in range(50)]
+        random = encoder.clip.text_features(prompts)
         assert one.cosine > (random @ image.T).max().item()
 
 
-@pytest.mark.skipif(not KODAK.exists(), reason="the Kodak photographs are not at ../shared/data/kodak")
-def test_kodak_photograph_round_trip():
+@pytest.mark.skipif(not KODAK.exists(), reason="the Kodak images are not at ../shared/data/kodak")
+def test_kodak_image_round_trip():
     sample = dataloaders.load_samples(KODAK, None, 256)[22]
-    encoder = Encoder(get_preset("tiny"), EncoderConfig(candidates=1, prompt_steps=30))
+    encoder = Encoder(
+        get_preset("tiny"), EncoderConfig(candidates=1, prompt=PromptOptions(steps=30))
+    )
     data = encoder.encode([sample.image], [(sample.source_height, sample.source_width)])[0]
     again = Decoder(get_preset("tiny")).decode(data)
     assert (again.stream.source_width, again.stream.source_height) == (768, 512)

@@ -1,4 +1,7 @@
-"""Folders of photographs: sizes, kinds of picture, layouts, names, and what is refused."""
+"""Folders of images: sizes, kinds of picture, layouts, names, and what is refused.
+
+python -m pytest tests/test_dataloaders.py
+"""
 
 import os
 import subprocess
@@ -32,9 +35,9 @@ KODAK = Path(__file__).parent.parent.parent / "shared" / "data" / "kodak"
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
 
-def put(path: Path, size=(8, 6), colour=RED) -> Path:
+def put(path: Path, size=(8, 6), color=RED) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
     return path
 
 
@@ -45,7 +48,8 @@ def save(path: Path, image: Image.Image, **options) -> np.ndarray:
 
 def gradient(height=12, width=16) -> np.ndarray:
     row = np.linspace(0, 255, width).astype(np.uint8)
-    return np.stack([np.tile(row, (height, 1)), np.tile(row[::-1], (height, 1)), np.full((height, width), 90, "u1")], 2)
+    rising, falling = np.tile(row, (height, 1)), np.tile(row[::-1], (height, 1))
+    return np.stack([rising, falling, np.full((height, width), 90, "u1")], 2)
 
 
 # ---- sizes
@@ -115,7 +119,8 @@ def test_resize():
 def test_lossless_formats_come_back_exactly(tmp_path, extension):
     options = {"lossless": True} if extension == "webp" else {}
     picture = gradient(32, 48)
-    np.testing.assert_array_equal(save(tmp_path / f"a.{extension}", Image.fromarray(picture), **options), picture)
+    read = save(tmp_path / f"a.{extension}", Image.fromarray(picture), **options)
+    np.testing.assert_array_equal(read, picture)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "avif", "webp"])
@@ -128,9 +133,11 @@ def test_lossy_formats_come_back_nearly(tmp_path, extension):
 def test_gray_and_black_and_white(tmp_path):
     gray = gradient()[..., 0]
     for name in ("a.png", "a.pgm"):
-        np.testing.assert_array_equal(save(tmp_path / name, Image.fromarray(gray)), np.stack([gray] * 3, 2))
+        read = save(tmp_path / name, Image.fromarray(gray))
+        np.testing.assert_array_equal(read, np.stack([gray] * 3, 2))
     bits = np.array([[0, 255], [255, 0]], np.uint8)
-    np.testing.assert_array_equal(save(tmp_path / "a.pbm", Image.fromarray(bits).convert("1"))[..., 1], bits)
+    read = save(tmp_path / "a.pbm", Image.fromarray(bits).convert("1"))
+    np.testing.assert_array_equal(read[..., 1], bits)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
@@ -141,7 +148,7 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path, name):
     np.testing.assert_array_equal(read, np.stack([expected] * 3, 2))
 
 
-def test_sixteen_bit_colour_is_scaled(tmp_path):
+def test_sixteen_bit_color_is_scaled(tmp_path):
     import cv2
 
     deep = np.full((4, 5, 3), 40000, np.uint16)
@@ -176,7 +183,8 @@ def test_palette_with_and_without_transparency(tmp_path):
     palette.putpixel((1, 0), 1)
     assert save(tmp_path / "a.png", palette)[0].tolist() == [list(RED), [0, 0, 255]]
     for name in ("b.png", "b.gif"):
-        assert save(tmp_path / name, palette, transparency=1)[0].tolist() == [list(RED), list(WHITE)]
+        read = save(tmp_path / name, palette, transparency=1)
+        assert read[0].tolist() == [list(RED), list(WHITE)]
 
 
 def test_cmyk(tmp_path):
@@ -277,7 +285,9 @@ def test_too_long_and_thin_names_the_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("extension", ["png", "jpg", "gif", "tif", "bmp", "ppm", "webp", "avif", "jp2"])
+@pytest.mark.parametrize(
+    "extension", ["png", "jpg", "gif", "tif", "bmp", "ppm", "webp", "avif", "jp2"]
+)
 def test_damaged_files_give_a_picture_or_the_error(tmp_path, extension):
     whole = put(tmp_path / f"whole.{extension}", (24, 20)).read_bytes()
     random = np.random.default_rng(0)
@@ -286,7 +296,8 @@ def test_damaged_files_give_a_picture_or_the_error(tmp_path, extension):
         damaged = bytearray(whole)
         for position in random.integers(0, len(whole), 4):
             damaged[position] = random.integers(256)
-        (tmp_path / "damaged").write_bytes(damaged[: random.integers(len(whole) // 2, len(whole) + 1)])
+        length = random.integers(len(whole) // 2, len(whole) + 1)
+        (tmp_path / "damaged").write_bytes(damaged[:length])
         try:
             outcomes.add(load_image(tmp_path / "damaged").dtype)
         except ImageError as error:
@@ -297,7 +308,8 @@ def test_damaged_files_give_a_picture_or_the_error(tmp_path, extension):
 
 def test_every_extension_is_one_that_pillow_reads_with_our_formats():
     registered = Image.registered_extensions()
-    assert {registered[extension] for extension in dataloaders.EXTENSIONS} <= set(dataloaders.FORMATS)
+    read = {registered[extension] for extension in dataloaders.EXTENSIONS}
+    assert read <= set(dataloaders.FORMATS)
 
 
 # ---- folders and names
@@ -328,7 +340,14 @@ def test_class_folders_with_the_same_file_names(tmp_path):
 
 
 def test_names_that_would_collide():
-    paths = ["/r/a/b.png", "/r/a_b.png", "/r/c/b.png", "/r/A_B.jpg", "/r/c_b_png.gif", "/r/x/c/b.png"]
+    paths = [
+        "/r/a/b.png",
+        "/r/a_b.png",
+        "/r/c/b.png",
+        "/r/A_B.jpg",
+        "/r/c_b_png.gif",
+        "/r/x/c/b.png",
+    ]
     paths += ["/r/caf\u00e9.png", "/r/y/cafe\u0301.png"]  # one name to a file system that composes
     names = [name for name, _ in name_paths(paths, "/r")]
     assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(paths)
@@ -336,19 +355,14 @@ def test_names_that_would_collide():
 
 part = st.text(st.sampled_from("abAB_.1-é\n"), min_size=1, max_size=3).map(lambda s: "p" + s)
 tails = st.sampled_from([".png", ".jpg", ".PNG"])
-
-
-@given(
-    st.lists(
-        st.builds(
-            lambda folders, tail: "/r/" + "/".join(folders) + tail,
-            st.lists(part, min_size=1, max_size=3),
-            tails,
-        ),
-        unique=True,
-        max_size=12,
-    )
+files = st.builds(
+    lambda folders, tail: "/r/" + "/".join(folders) + tail,
+    st.lists(part, min_size=1, max_size=3),
+    tails,
 )
+
+
+@given(st.lists(files, unique=True, max_size=12))
 def test_names_are_unique_and_printable_whatever_the_paths(paths):
     named = name_paths(paths, "/r")
     assert [path for _, path in named] == paths
@@ -453,8 +467,9 @@ def test_missing_empty_and_no_folder(tmp_path):
 )
 def test_layouts_of_the_data_sets(tmp_path, dataset, picture):
     put(tmp_path / picture)
-    for other in ("train/t.png", "CLIC/2020/train/t.png", "DIV2K/train/t.png") if picture.count("/") > 1 else ():
-        put(tmp_path / other)
+    if picture.count("/") > 1:
+        for other in ("train/t.png", "CLIC/2020/train/t.png", "DIV2K/train/t.png"):
+            put(tmp_path / other)
     samples = load_samples(tmp_path, dataset, 64)
     assert samples.name == dataset and samples.names == ("a",)
 
@@ -473,16 +488,17 @@ def test_other_pictures_do_not_pass_for_a_data_set(tmp_path, other):
 
 
 def test_unknown_data_set_and_data_set_without_a_folder(tmp_path):
-    with pytest.raises(DataError, match=f"unknown data set 'MNIST'; known are {', '.join(DATASETS)}"):
+    known = ", ".join(DATASETS)
+    with pytest.raises(DataError, match=f"unknown data set 'MNIST'; known are {known}"):
         load_samples(tmp_path, "MNIST", 64)
     with pytest.raises(DataError, match="--dataset Kodak needs --data_root"):
         load_samples(None, "Kodak", 64)
 
 
-# ---- the sample photographs
+# ---- the sample images
 
 
-def test_sample_photographs():
+def test_sample_images():
     if not (find_spec("skimage") and find_spec("sklearn")):
         pytest.skip("scikit-image and scikit-learn are not installed")
     samples = load_samples(None, None, 64)
@@ -500,13 +516,19 @@ def test_sample_photographs():
 
 
 def test_without_the_packages_the_cure_is_named(monkeypatch):
-    monkeypatch.setattr(dataloaders, "SAMPLE_PHOTOGRAPHS", {"no_such_package": ("data", ("a.png",))})
+    monkeypatch.setattr(
+        dataloaders, "SAMPLE_PHOTOGRAPHS", {"no_such_package": ("data", ("a.png",))}
+    )
     with pytest.raises(DataError, match=r"pip install scikit-image scikit-learn, or .*--data_root"):
         load_samples(None, None, 64)
 
 
-def test_finding_the_sample_photographs_imports_no_package():
-    code = "import sys, dataloaders as d; d.load_samples(None, None, 64); print('skimage' in sys.modules)"
+def test_finding_the_sample_images_imports_no_package():
+    code = (
+        "import sys, dataloaders\n"
+        "dataloaders.load_samples(None, None, 64)\n"
+        "print('skimage' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

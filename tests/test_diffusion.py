@@ -1,3 +1,8 @@
+"""The generator, on small random models of the real classes: what an image depends on.
+
+python -m pytest tests/test_diffusion.py
+"""
+
 import dataclasses
 import json
 import shutil
@@ -5,25 +10,29 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from checkpoints import VOCABULARY, local_preset, make_stable_diffusion
 from diffusers import StableDiffusionControlNetPipeline
+from helpers import checkpoints
+from helpers.checkpoints import VOCAB_SIZE, local_preset, make_stable_diffusion
 from safetensors.torch import load_file, save_file
 
-import presets
+from common import weights
+from common.weights import UnavailableError
 from diffusion import load_generator
 from diffusion.control import control_tensor
-from diffusion.generator import _name_source, initial_noise
+from diffusion.generator import initial_noise
+from diffusion.loading import weights_name
 from presets import PRESETS, PresetError, get_preset
 
 ROWS = ("tiny", "sd21", "sd15")
 PROMPT = [5, 300, 40]
 SIZE = (64, 128)
-BOS, EOS = VOCABULARY - 2, VOCABULARY - 1
+BOS, EOS = VOCAB_SIZE - 2, VOCAB_SIZE - 1
 
 
 @pytest.fixture(scope="module", params=ROWS)
 def generator(request, tmp_path_factory):
-    return load_generator(local_preset(tmp_path_factory.mktemp(request.param), request.param), "cpu")
+    folder = tmp_path_factory.mktemp(request.param)
+    return load_generator(local_preset(folder, request.param), "cpu")
 
 
 @pytest.fixture
@@ -52,7 +61,7 @@ def seen_by(module, monkeypatch, record):
 
 
 @pytest.mark.parametrize("sketch", [None, lines(20, 21)], ids=["PIC", "PICS"])
-def test_a_seed_draws_the_same_alone_and_in_a_batch(generator, sketch):
+def test_a_seed_gives_the_same_image_alone_and_in_a_batch(generator, sketch):
     together = generator.generate(PROMPT, [3, 4, 5], *SIZE, sketch)
     (alone,) = generator.generate(PROMPT, [4], *SIZE, sketch)
     assert len(together) == 3
@@ -62,12 +71,12 @@ def test_a_seed_draws_the_same_alone_and_in_a_batch(generator, sketch):
     assert difference(alone, together[0]).max() > 10
 
 
-def test_prompt_and_sketch_change_the_picture(generator):
+def test_prompt_and_sketch_change_the_image(generator):
     (plain,) = generator.generate(PROMPT, [0], *SIZE)
     (other,) = generator.generate([7, 8, 9], [0], *SIZE)
-    (drawn,) = generator.generate(PROMPT, [0], *SIZE, lines(20, 21))
+    (sketched,) = generator.generate(PROMPT, [0], *SIZE, lines(20, 21))
     (moved,) = generator.generate(PROMPT, [0], *SIZE, lines(40, 41))
-    for one, two in [(plain, other), (plain, drawn), (drawn, moved)]:
+    for one, two in [(plain, other), (plain, sketched), (sketched, moved)]:
         assert difference(one, two).max() >= 3
 
 
@@ -110,7 +119,8 @@ def test_unet_starts_from_the_seeds_noise(generator, monkeypatch, sketch):
     scale, channels = (16, 16) if generator.preset.name == "tiny" else (8, 4)
     own = torch.Generator("cpu").manual_seed(12)
     shape = (channels, SIZE[0] // scale, SIZE[1] // scale)
-    expected = (torch.randn(shape, generator=own, dtype=torch.float64) * 2**16).round().div(2**16).float()
+    normal = torch.randn(shape, generator=own, dtype=torch.float64)
+    expected = ((normal * 2**16).round() / 2**16).float()
     assert len(calls) == 3
     assert len(batch) == 4  # two seeds, each with and without the prompt
     assert torch.equal(batch[1], expected)
@@ -118,10 +128,17 @@ def test_unet_starts_from_the_seeds_noise(generator, monkeypatch, sketch):
     assert torch.equal(initial_noise(12, *expected.shape), expected)
 
 
+def samplers_of(generator):
+    """The samplers without and with the ControlNet."""
+    controlled = generator._pipeline(StableDiffusionControlNetPipeline)
+    return generator._text_pipeline.scheduler, controlled.scheduler
+
+
 def test_samplers_are_the_presets(generator):
     generator.generate(PROMPT, [0], *SIZE, lines(1))
-    text, sketch = generator._text_pipeline.scheduler, generator._pipeline(StableDiffusionControlNetPipeline).scheduler
-    assert (type(text).__name__, text.config.algorithm_type) == ("DPMSolverMultistepScheduler", "dpmsolver++")
+    text, sketch = samplers_of(generator)
+    assert type(text).__name__ == "DPMSolverMultistepScheduler"
+    assert text.config.algorithm_type == "dpmsolver++"
     assert type(sketch).__name__ == "UniPCMultistepScheduler"
     flow = generator.preset.name == "tiny"
     for scheduler in (text, sketch):
@@ -136,16 +153,13 @@ def test_flow_sampler_lands_on_the_clean_latents_of_a_perfect_network(tmp_path):
     generator = load_generator(local_preset(tmp_path, "tiny"), "cpu")
     generator.generate(PROMPT, [0], *SIZE, lines(1))
     clean, latents = torch.full((1, 16, 4, 8), 0.3), initial_noise(0, 16, 4, 8)[None]
-    for scheduler in (
-        generator._text_pipeline.scheduler,
-        generator._pipeline(StableDiffusionControlNetPipeline).scheduler,
-    ):
+    for scheduler in samplers_of(generator):
         scheduler.set_timesteps(8)
-        drawn = latents
+        current = latents
         for number, step in enumerate(scheduler.timesteps):
-            velocity = (drawn - clean) / scheduler.sigmas[number]
-            drawn = scheduler.step(velocity, step, drawn).prev_sample
-        assert torch.allclose(drawn, clean, atol=1e-4)
+            velocity = (current - clean) / scheduler.sigmas[number]
+            current = scheduler.step(velocity, step, current).prev_sample
+        assert torch.allclose(current, clean, atol=1e-4)
 
 
 def test_guidance_of_one_runs_no_negative_prompt(row, monkeypatch):
@@ -156,12 +170,12 @@ def test_guidance_of_one_runs_no_negative_prompt(row, monkeypatch):
     assert len(calls[0][0][0]) == 2
 
 
-def test_drawing_without_a_sketch_needs_no_controlnet(row, tmp_path):
+def test_generating_without_a_sketch_needs_no_controlnet(row, tmp_path):
     shutil.rmtree(tmp_path / "controlnet")
     generator = load_generator(row, "cpu")
     assert len(generator.generate(PROMPT, [0], *SIZE)) == 1
     assert len(generator.identity()) == 32
-    with pytest.raises(PresetError, match="ControlNet could not be loaded"):
+    with pytest.raises(UnavailableError, match="ControlNet could not be loaded"):
         generator.generate(PROMPT, [0], *SIZE, lines(1))
 
 
@@ -169,10 +183,10 @@ def test_drawing_without_a_sketch_needs_no_controlnet(row, tmp_path):
     ("ids", "seeds", "size", "sketch", "message"),
     [
         ([5] * 90, [0], SIZE, None, r"have 10\d tokens; 75 fit"),
-        ([VOCABULARY], [0], SIZE, None, "the vocabulary is 600"),
+        ([VOCAB_SIZE], [0], SIZE, None, "the vocabulary has 600"),
         (PROMPT, [], SIZE, None, "no seed"),
         (PROMPT, [0], (60, 128), None, "60x128: both must be multiples of 8"),
-        (PROMPT, [0], (128, 64), lines(1), r"\(64, 128\) for a picture of 128x64"),
+        (PROMPT, [0], (128, 64), lines(1), r"\(64, 128\) for an image of 128x64"),
     ],
 )
 def test_wrong_arguments_say_the_numbers(tmp_path_factory, ids, seeds, size, sketch, message):
@@ -201,39 +215,44 @@ def test_identity_follows_files_and_settings(row, tmp_path):
 
 def test_mirrors_share_one_identity(row):
     sources = ("owner/first", "owner/second")
-    assert _name_source("owner/first", sources) == _name_source("owner/second", sources) == "owner/first"
-    assert _name_source(row.generator[0], sources) not in sources
+    for source in sources:
+        assert weights_name(source, sources) == "owner/first"
+    assert weights_name(row.generator[0], sources) not in sources
 
 
 @pytest.mark.parametrize(
     ("part", "file"),
-    [("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")],
+    [
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ],
 )
 def test_weights_that_are_missing_cut_or_misshapen_are_refused(row, tmp_path, part, file):
     path = tmp_path / "generator" / part / f"{file}.safetensors"
-    weights = load_file(path)
-    name = next(iter(weights))
-    lacking = {other: weight for other, weight in weights.items() if other != name}
-    for broken in (lacking, {**weights, name: torch.zeros(3, 3)}):
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    lacking = {other: tensor for other, tensor in tensors.items() if other != name}
+    for broken in (lacking, {**tensors, name: torch.zeros(3, 3)}):
         save_file(broken, path, metadata={"format": "pt"})
-        with pytest.raises(PresetError, match=f"{tmp_path.name}/generator: "):
+        with pytest.raises(UnavailableError, match=f"{tmp_path.name}/generator: "):
             load_generator(row, "cpu")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(PresetError, match=f"{tmp_path.name}/generator: "):
+    with pytest.raises(UnavailableError, match=f"{tmp_path.name}/generator: "):
         load_generator(row, "cpu")
 
 
 def test_control_that_does_not_fit_the_controlnet(row):
     generator = load_generator(dataclasses.replace(row, control="space to depth 8"), "cpu")
-    with pytest.raises(PresetError, match='takes 3 channels, but control "space to depth 8" gives 69'):
+    message = 'takes 3 channels, but control "space to depth 8" gives 69'
+    with pytest.raises(PresetError, match=message):
         generator.generate(PROMPT, [0], *SIZE, lines(1))
 
 
 def test_hub_failure_tells_what_was_tried_and_what_to_do(monkeypatch):
-    monkeypatch.setattr(presets, "_hub_answers", lambda: False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(weights, "why_unreachable", lambda address: "no route to host")
     sources = ("no-such-owner/first", "no-such-owner/second@abc")
-    with pytest.raises(PresetError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         load_generator(dataclasses.replace(PRESETS["sd21"], generator=sources), "cpu")
     message = str(caught.value)
     for part in (*sources, "--preset tiny", '"base": "sd21"', "preset.json"):
@@ -246,7 +265,7 @@ def test_second_source_is_used_when_the_first_is_gone(row, tmp_path):
     assert generator.identity() == load_generator(row, "cpu").identity()
 
 
-def test_a_folder_with_preset_json_draws(tmp_path):
+def test_a_folder_with_preset_json_generates(tmp_path):
     make_stable_diffusion(tmp_path / "weights", "sd15")
     content = {"base": "sd15", "generator": "weights", "steps": 2}
     (tmp_path / "preset.json").write_text(json.dumps(content))
@@ -279,9 +298,8 @@ def test_unknown_control_is_named(control):
 
 
 @pytest.mark.slow
-def test_full_size_stable_diffusion_2_1_draws_one_step(tmp_path, monkeypatch):
+def test_full_size_stable_diffusion_2_1_does_one_step(tmp_path, monkeypatch):
     """The public configs' numbers with random weights: about 7 GB of memory, some minutes."""
-    import checkpoints
     import diffusers
     import transformers
 
@@ -329,7 +347,9 @@ def test_full_size_stable_diffusion_2_1_draws_one_step(tmp_path, monkeypatch):
         (diffusers.ControlNetModel, diffusers.ControlNetModel(**unet)),
     ]:
         monkeypatch.setattr(kind, "from_pretrained", lambda *_, made=made, **__: made)
-    preset = dataclasses.replace(PRESETS["sd21"], generator=(str(tmp_path),), controlnet=(str(tmp_path),), steps=1)
+    preset = dataclasses.replace(
+        PRESETS["sd21"], generator=(str(tmp_path),), controlnet=(str(tmp_path),), steps=1
+    )
     sketch = np.zeros((512, 768), np.uint8)
     sketch[100:104] = 255
     (picture,) = load_generator(preset, "cpu").generate(list(range(16)), [0], 512, 768, sketch)
@@ -338,14 +358,11 @@ def test_full_size_stable_diffusion_2_1_draws_one_step(tmp_path, monkeypatch):
 
 
 def test_control_scale_weighs_the_sketch(row):
-    plain = load_generator(row, "cpu").generate(PROMPT, [0], *SIZE)[0]
-    sketch = lines(10, 30)
-    off, on = (
-        load_generator(dataclasses.replace(row, control_scale=scale), "cpu").generate(PROMPT, [0], *SIZE, sketch)[0]
-        for scale in (0.0, 1.0)
-    )
-    assert not np.array_equal(off, on)
-    assert load_generator(dataclasses.replace(row, control_scale=0.5), "cpu").identity(True) != load_generator(
-        row, "cpu"
-    ).identity(True)
-    assert plain.shape == off.shape
+    images, identities = [], set()
+    for scale in (0.0, 0.5, 1.0):
+        generator = load_generator(dataclasses.replace(row, control_scale=scale), "cpu")
+        images += generator.generate(PROMPT, [0], *SIZE, lines(10, 30))
+        identities.add(generator.identity(True))
+    assert not np.array_equal(images[0], images[2])
+    assert not np.array_equal(images[1], images[2])
+    assert len(identities) == 3

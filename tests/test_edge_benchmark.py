@@ -1,3 +1,8 @@
+"""benchmarks/edges.py: the boundary measure in closed forms, thinning, a run, wrong usage.
+
+python -m pytest tests/test_edge_benchmark.py
+"""
+
 import json
 import subprocess
 import sys
@@ -21,7 +26,8 @@ def line(column, top=10, bottom=110):
 
 
 def scores_of(soft, drawn_by, annotators=1, matched=bench.LOW):
-    return bench.scores(bench.counts(soft, drawn_by.astype(int), annotators, THRESHOLDS)[None], THRESHOLDS, matched)
+    pixels = bench.counts(soft, drawn_by.astype(int), annotators, THRESHOLDS)
+    return bench.scores(pixels[None], THRESHOLDS, matched)
 
 
 def test_a_perfect_map_has_f_1():
@@ -71,14 +77,16 @@ def test_an_empty_map_scores_0():
 
 def test_ois_takes_each_pictures_own_threshold_and_ods_one_for_all():
     weak, strong = 0.3 * line(50), line(50) + 0.6 * line(100)  # the best: below 0.3; above 0.6
-    pixels = np.stack([bench.counts(soft, line(50).astype(int), 1, THRESHOLDS) for soft in (weak, strong)])
-    result = bench.scores(pixels, THRESHOLDS, bench.LOW)
+    drawn_by = line(50).astype(int)
+    pixels = [bench.counts(soft, drawn_by, 1, THRESHOLDS) for soft in (weak, strong)]
+    result = bench.scores(np.stack(pixels), THRESHOLDS, bench.LOW)
     assert result.ois == 1
     assert result.ods == pytest.approx(0.8)  # 200 of 300 drawn pixels, all 200 of the people's
 
 
 def test_average_precision_is_the_area_over_the_recall_that_is_reached():
-    pixels = np.array([[[100, 100, 50, 100, 100], [50, 100, 40, 40, 40]]])  # (recall, precision) (1, 0.5), (0.5, 1)
+    # (recall, precision) (1, 0.5) and (0.5, 1)
+    pixels = np.array([[[100, 100, 50, 100, 100], [50, 100, 40, 40, 40]]])
     area = np.linspace(1, 0.5, 51).sum() / 100
     assert bench.scores(pixels, np.array([0.3, 0.6]), bench.LOW).ap == pytest.approx(area)
 
@@ -161,5 +169,6 @@ def test_help_does_not_load_the_models():
     probe = "import sys, runpy; sys.argv = ['benchmarks/edges.py', '--help']\n"
     probe += "try: runpy.run_path('benchmarks/edges.py', run_name='__main__')\n"
     probe += "except SystemExit: print('torch' in sys.modules, 'scipy' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
+    options = {"capture_output": True, "text": True, "check": True}
+    shown = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, **options)
     assert shown.stdout.splitlines()[-1] == "False False"

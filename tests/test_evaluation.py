@@ -1,4 +1,7 @@
-"""Pieces of the evaluation loop that need no models."""
+"""Pieces of the evaluation loop that need no models: flags, settings, records, stopwatch.
+
+python -m pytest tests/test_evaluation.py
+"""
 
 import argparse
 import json
@@ -7,11 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.files import png, write
 from dataloaders import Samples
-from evaluation import Stopwatch, baseline_names, check_names, claim, compare_settings, metric_names, positive, rate
-from report import png, write, write_report
+from evaluation.flags import (
+    baseline_names,
+    encoder_config,
+    metric_names,
+    natural,
+    parser,
+    positive,
+    preset,
+    rate,
+    seconds,
+)
+from evaluation.loop import check_names, claim, compare_settings, settings_of
+from evaluation.timing import Stopwatch
+from presets import PRESETS
+from reporting.write import write_report
 
-CAPTION = """name: {name}
+RECORD = """name: {name}
 prompt: a barn
 bytes: {{text: 22, sketch: {sketch}, overhead: 12, total: {total}}}
 bpp: {{text: 0.1, sketch: 0.2, overhead: 0.1, total: 0.4}}
@@ -28,26 +45,66 @@ def samples(tmp_path):
     return Samples("photos", ("a", "b"), paths, 64)
 
 
-def finish(folder, name, sketch):
-    (folder / f"{name}_caption.yaml").write_text(CAPTION.format(name=name, sketch=sketch, total=34 + sketch))
+def finish(folder, name, sketch, more=""):
+    """Write what a finished image has: its record, `more` added, and two pictures."""
+    record = RECORD.format(name=name, sketch=sketch, total=34 + sketch)
+    (folder / f"{name}_caption.yaml").write_text(record + more)
     for ending in ("_original.png", "_recon.png"):
         write(folder / f"{name}{ending}", png(np.zeros((64, 64, 3), np.uint8)))
+
+
+# ---- results
 
 
 def test_report_of_a_half_done_run(samples, tmp_path):
     finish(tmp_path, "b", 100)
     summary = write_report(tmp_path, samples, "PICS", {"a": "broken"})
-    assert summary["photographs"] == 1 and summary["failed"] == ["a"] and summary["mean"]["bytes"] == 134
-    assert (tmp_path / "results.csv").read_text().splitlines()[1].startswith("b,a barn,0.4,134,22,100,12")
+    assert summary["images"] == 1
+    assert summary["failed"] == ["a"]
+    assert summary["mean"]["bytes"] == 134
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert rows[1].startswith("b,a barn,0.4,134,22,100,12")
     finish(tmp_path, "a", 200)
     assert write_report(tmp_path, samples, "PICS", {})["mean"]["bytes_sketch"] == 150
-    assert Image.open(tmp_path / "overview.jpg").width > 512
 
 
 def test_report_of_nothing(samples, tmp_path):
     summary = write_report(tmp_path, samples, "PIC", {"a": "x", "b": "y"})
-    assert summary["photographs"] == 0 and not (tmp_path / "results.csv").exists()
+    assert summary["images"] == 0 and not (tmp_path / "results.csv").exists()
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_costs_stand_apart_from_results(samples, tmp_path):
+    finish(tmp_path, "a", 100, "seconds: {prompt: 2.5}\nmemory: {process: 1000}\n")
+    summary = write_report(tmp_path, samples, "PICS", {})
+    assert summary["cost"]["mean"] == {"seconds_prompt": 2.5, "memory_process": 1000}
+    assert not [name for name in summary["mean"] if name.startswith(("seconds", "memory"))]
+    header = (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert header.endswith("ms_ssim,seconds_prompt,memory_process")
+    html = (tmp_path / "index.html").read_text()
+    assert "seconds_prompt" not in html and "seconds prompt" not in html and "1000" not in html
+    assert json.loads((tmp_path / "results.jsonl").read_text())["seconds"] == {"prompt": 2.5}
+
+
+def test_baselines_are_saved_and_averaged(samples, tmp_path):
+    avif = "avif: {bytes: 90, bpp: 0.3, scale: 0.5, quality: 3, psnr: 20}"
+    finish(tmp_path, "a", 100, f"baselines: {{{avif}, jpeg: {{why: larger}}}}\n")
+    finish(tmp_path, "b", 100, "baselines: {avif: {why: too small}, jpeg: {why: larger}}\n")
+    summary = write_report(tmp_path, samples, "PICS", {})
+    assert summary["baselines"] == {
+        "AVIF": {"images": 1, "mean": {"bytes": 90, "bpp": 0.3, "psnr": 20}, "intervals": {}}
+    }
+    lines = (tmp_path / "baselines.csv").read_text().splitlines()
+    assert lines[0] == "name,baseline,bytes,bpp,scale,quality,psnr,why"
+    assert lines[1:] == [
+        "a,avif,90,0.3,0.5,3,20,",
+        "a,jpeg,,,,,,larger",
+        "b,avif,,,,,,too small",
+        "b,jpeg,,,,,,larger",
+    ]
+
+
+# ---- the run's folder
 
 
 def test_claim_and_compare(tmp_path):
@@ -57,7 +114,8 @@ def test_claim_and_compare(tmp_path):
     claim(folder, {"N": 4}, overwrite=False)
     for file in ("a_caption.yaml", "b_failed.txt", ".b.pics.17.tmp"):
         (folder / file).write_text("")
-    claim(folder, {"N": 4}, overwrite=False)  # what failed is tried again, what a killed run left half done is gone
+    # What failed is tried again; what a killed run left half done is gone.
+    claim(folder, {"N": 4}, overwrite=False)
     assert sorted(path.name for path in folder.iterdir()) == ["a_caption.yaml", "settings.json"]
     compare_settings(folder, {"N": 4})
     with pytest.raises(ValueError, match="N 4 -> 5"):
@@ -67,34 +125,77 @@ def test_claim_and_compare(tmp_path):
     compare_settings(folder, {"N": 5})
 
 
-def test_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    write(tmp_path / "x", b"old")
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "x", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
-
-
-def test_parsers():
-    assert rate("0.5") == 0.5 and rate("codec.safetensors") == "codec.safetensors"
-    assert positive("3") == 3
-    for text in ("0", "-1", "1.5", "x"):
-        with pytest.raises(argparse.ArgumentTypeError):
-            positive(text)
-
-
 def test_names_whose_files_would_be_the_same():
     check_names(["x", "y_sketch", "x_sketchy", "_sketch"])
     with pytest.raises(ValueError, match="'X' and 'X_sketch' would both write"):
         check_names(["x", "X_sketch"])
 
 
+def test_settings_hold_what_decides_the_results():
+    flags = parser("")
+    flags.add_argument("--lam_sketch")
+    argv = ["--metrics", "psnr,fid_patches", "--prompt_bytes", "9", "--batch_size", "3"]
+    settings = settings_of(flags.parse_args(argv), "PICS")
+    assert settings["method"] == "PICS" and settings["preset"] == "tiny"
+    assert settings["prompt_bytes"] == 9 and settings["lam_sketch"] is None
+    assert settings["metrics"] == "psnr"  # metrics of sets may come later
+    assert not {"batch_size", "output", "device", "prompt_patience"} & set(settings)
+    assert "lam_sketch" not in settings_of(flags.parse_args([]), "PIC")
+
+
+# ---- flags
+
+
+def test_parsers():
+    assert rate("0.5") == 0.5 and rate("codec.safetensors") == "codec.safetensors"
+    assert positive("3") == 3 and natural("0") == 0 and seconds("0.5") == 0.5
+    wrong = {positive: ("0", "-1", "1.5", "x"), natural: ("-1", "1.5", "x")}
+    wrong |= {seconds: ("0", "-1", "inf", "nan", "x"), preset: ("no_such_preset",)}
+    for parse, texts in wrong.items():
+        for text in texts:
+            with pytest.raises(argparse.ArgumentTypeError):
+                parse(text)
+
+
 def test_names_of_metrics_and_baselines():
-    assert metric_names("psnr, colour") == ("psnr", "colour")
+    assert metric_names("psnr, color") == ("psnr", "color")
     assert baseline_names("avif, webp") == ("avif", "webp") and baseline_names("") == ()
     for parse in (metric_names, baseline_names):
         with pytest.raises(argparse.ArgumentTypeError, match="taste"):
             parse("taste")
+
+
+def test_flags_become_the_encoders_configuration():
+    argv = ["--preset", "sd15", "--N", "2", "--loss", "ms-ssim", "--color_bytes", "0"]
+    argv += ["--prompt_bytes", "14", "--prompt_bits", "7", "--prompt_ascending"]
+    argv += ["--prompt_steps", "9", "--prompt_seconds", "1.5", "--seed", "3"]
+    args = parser("").parse_args(argv)
+    assert args.preset == PRESETS["sd15"]
+    config = encoder_config(args, sketch=False)
+    assert (config.sketch, config.lam_sketch) == (False, None)
+    assert (config.candidates, config.loss, config.color_bytes) == (2, "ms-ssim", 0)
+    prompt = config.prompt
+    assert (prompt.text, prompt.source, prompt.length) == (None, "search", None)
+    assert (prompt.size, prompt.bits, prompt.ascending) == (14, 7, True)
+    assert (prompt.steps, prompt.seconds, prompt.seed) == (9, 1.5, 3)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--prompt", "a barn", "--prompt_from", "caption"],
+        ["--prompt_len", "4", "--prompt_bytes", "9"],
+        ["--prompt_patience", "3"],
+        ["--prompt_restarts", "2"],
+    ],
+)
+def test_flags_that_exclude_each_other_or_are_gone(argv):
+    with pytest.raises(SystemExit) as stopped:
+        parser("").parse_args(argv)
+    assert stopped.value.code == 2
+
+
+# ---- time
 
 
 def test_stopwatch_counts_a_stage_without_what_is_inside_it(monkeypatch):
@@ -107,32 +208,3 @@ def test_stopwatch_counts_a_stage_without_what_is_inside_it(monkeypatch):
         pass
     assert watch.read() == {"coding": 4 + 5, "sketch": 10}
     assert watch.read() == {}
-
-
-def test_costs_stand_apart_from_results(samples, tmp_path):
-    finish(tmp_path, "a", 100)
-    with (tmp_path / "a_caption.yaml").open("a") as file:
-        file.write("seconds: {prompt: 2.5}\nmemory: {process: 1000}\n")
-    summary = write_report(tmp_path, samples, "PICS", {})
-    assert summary["cost"]["mean"] == {"seconds_prompt": 2.5, "memory_process": 1000}
-    assert not [name for name in summary["mean"] if name.startswith(("seconds", "memory"))]
-    assert (tmp_path / "results.csv").read_text().splitlines()[0].endswith("ms_ssim,seconds_prompt,memory_process")
-    assert "prompt_seconds" not in (html := (tmp_path / "index.html").read_text()) and "1000" not in html
-    assert json.loads((tmp_path / "results.jsonl").read_text())["seconds"] == {"prompt": 2.5}
-
-
-def test_baselines_are_saved_and_averaged(samples, tmp_path):
-    for name, baselines in {
-        "a": "{avif: {bytes: 90, bpp: 0.3, scale: 0.5, quality: 3, psnr: 20}, jpeg: {why: larger}}",
-        "b": "{avif: {why: too small}, jpeg: {why: larger}}",
-    }.items():
-        finish(tmp_path, name, 100)
-        with (tmp_path / f"{name}_caption.yaml").open("a") as file:
-            file.write(f"baselines: {baselines}\n")
-    summary = write_report(tmp_path, samples, "PICS", {})
-    assert summary["baselines"] == {
-        "AVIF": {"photographs": 1, "mean": {"bytes": 90, "bpp": 0.3, "psnr": 20}, "intervals": {}}
-    }
-    lines = (tmp_path / "baselines.csv").read_text().splitlines()
-    assert lines[0] == "name,baseline,bytes,bpp,scale,quality,psnr,why"
-    assert lines[1:] == ["a,avif,90,0.3,0.5,3,20,", "a,jpeg,,,,,,larger", "b,avif,,,,,,too small", "b,jpeg,,,,,,larger"]

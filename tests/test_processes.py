@@ -1,8 +1,10 @@
-"""A run's results are the same however it is done: at once, killed and resumed, in batches, by several processes.
+"""A run's results are the same at once, killed and resumed, in batches, by several processes.
+
+    python -m pytest tests/test_processes.py
 
 Run as a script, this file is `eval_PICS.py` with an encoder that needs no models:
 
-    PYTHONPATH=. python tests/test_processes.py --data_root PHOTOS --output RUNS --metrics psnr,colour
+    PYTHONPATH=. python tests/test_processes.py --data_root PHOTOS --output RUNS
 """
 
 import csv
@@ -26,38 +28,41 @@ import yaml
 from PIL import Image
 
 import bitstream
-import evaluation
-import processes
-from codec import Decoded, Encoded
-from evaluation import Board, Evaluator, Run, Stopwatch, claim, finish, split, work
-from processes import Team
-from prompt_inversion import PromptConfig
-from report import COSTS
+from codec import Conditions, Decoded, Encoded
+from evaluation import flags, loop, processes
+from evaluation.evaluator import Evaluator
+from evaluation.loop import ProgressMonitor, Run, claim, finish, split, work, workers_for
+from evaluation.processes import ProcessGroup
+from evaluation.timing import Stopwatch
+from prompt_inversion.search import PromptConfig
+from reporting.rows import COSTS
+from text_codec.prompt import Prompt
 
 ROOT = Path(__file__).parent.parent
-BAD = (255, 0, 0)  # a photograph of this colour cannot be encoded
-CORES = ("1", pytest.param("3", marks=pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")))
+BAD = (255, 0, 0)  # an image of this color cannot be encoded
+forks = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+CORES = ("1", pytest.param("3", marks=forks))
 NAMES = tuple(f"p{i}" for i in range(7))
 
 
 class StubDecoder:
-    """Draws a plain picture, in a grey that depends on the whole file."""
+    """Gives a plain image, in a gray that depends on the whole file."""
 
     generator = SimpleNamespace(parameters=1000)
 
     def decode(self, data):
         stream = bitstream.unpack(data)
         image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
-        return Decoded(image, (1, 2), image[..., 0], None, "a barn", stream)
+        conditions = Conditions(Prompt((1, 2), "a barn", None), image[..., 0], None)
+        return Decoded(image, conditions, stream)
 
 
 class StubEncoder:
-    """Needs no models; refuses a batch with a picture that is all of the colour BAD."""
-
-    search = PromptConfig()
+    """Needs no models; refuses a batch with an image that is all of the color BAD."""
 
     def __init__(self, pause_s=0.0):
         self.decoder, self.pause_s = StubDecoder(), pause_s
+        self.prompter = SimpleNamespace(search=PromptConfig())
         self.clip = SimpleNamespace(similarity=lambda original, pictures: [0.5] * len(pictures))
 
     def encode_all(self, images, sizes):
@@ -68,7 +73,9 @@ class StubEncoder:
 
     def _encode(self, image, size):
         (height, width), tint = image.shape[:2], int(image.mean())
-        stream = bitstream.Stream(4097, size[1], size[0], width, height, tint % 4, bytes([tint] * 3), bytes(9))
+        text, sketch = bytes([tint] * 3), bytes(9)
+        sizes = (size[1], size[0], width, height)
+        stream = bitstream.Stream(4097, *sizes, seed=tint % 4, text=text, sketch=sketch)
         return Encoded(bitstream.pack(stream), (1, 2), 0.25, image[..., 1], (0.5, 0.25))
 
 
@@ -78,19 +85,21 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, name in enumerate(NAMES):
-        Image.new("RGB", (96, 64), BAD if name == "p2" else (10 * i, 20, 30)).save(folder / f"{name}.png")
+        color = BAD if name == "p2" else (10 * i, 20, 30)
+        Image.new("RGB", (96, 64), color).save(folder / f"{name}.png")
     (folder / "p5.png").write_bytes(b"not a picture")
     return folder
 
 
 def arguments(photos, output, *more):
-    return ["--data_root", str(photos), "--output", str(output), "--metrics", "psnr,colour", *more]
+    return ["--data_root", str(photos), "--output", str(output), "--metrics", "psnr,color", *more]
 
 
 def script(photos, output, cores="1"):
     command = [sys.executable, __file__, *arguments(photos, output, "--batch_size", "2")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": cores}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, **pipes)
 
 
 def alive(process):
@@ -104,35 +113,39 @@ def results(output):
     """All files of a run but for timings, versions and what shows them."""
     (folder,) = output.iterdir()
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    kept = {name: data for name, data in files.items() if name not in ("made.json", "index.html")}
-    for name in [name for name in kept if name.endswith(".yaml")]:
-        kept[name] = without_costs(yaml.safe_load(kept[name]))
-    kept["summary.json"] = json.loads(kept["summary.json"]) | {"cost": None}
-    kept["results.jsonl"] = [without_costs(json.loads(line)) for line in kept["results.jsonl"].splitlines()]
-    rows = csv.DictReader(kept["results.csv"].decode().splitlines())
-    kept["results.csv"] = [{name: text for name, text in row.items() if not name.startswith(COSTS)} for row in rows]
-    return kept
+    del files["made.json"], files["index.html"]
+    for name in files:
+        if name.endswith(".yaml"):
+            files[name] = without_costs(yaml.safe_load(files[name]))
+    files["summary.json"] = json.loads(files["summary.json"]) | {"cost": None}
+    lines = files["results.jsonl"].splitlines()
+    files["results.jsonl"] = [without_costs(json.loads(line)) for line in lines]
+    rows = csv.DictReader(files["results.csv"].decode().splitlines())
+    files["results.csv"] = [without_costs(row) for row in rows]
+    return files
 
 
-def without_costs(caption):
-    return {name: value for name, value in caption.items() if name not in ("seconds", "memory")}
+def without_costs(record):
+    """A record or a row without times and memory."""
+    costs = ("seconds", "memory", *COSTS)
+    return {name: value for name, value in record.items() if not name.startswith(costs)}
 
 
 def in_process(monkeypatch, photos, output, *more):
     """Run in this process; the exit status."""
     stub(monkeypatch.setattr)
-    return evaluation.evaluate(script_args(arguments(photos, output, *more)), "PICS")
+    return loop.evaluate(script_args(arguments(photos, output, *more)), "PICS")
 
 
 def stub(setattr_, pause_s=0.0):
     setattr_(processes, "choose_device", lambda _: "cpu")
-    setattr_(evaluation, "load_encoder", lambda *_: StubEncoder(pause_s))
+    setattr_(loop, "Encoder", lambda *_: StubEncoder(pause_s))
 
 
 def script_args(argv):
-    flags = evaluation.parser(__doc__)
-    flags.add_argument("--lam_sketch")
-    return flags.parse_args(argv)
+    parser = flags.parser(__doc__)
+    parser.add_argument("--lam_sketch")
+    return parser.parse_args(argv)
 
 
 @pytest.fixture
@@ -142,22 +155,24 @@ def whole(monkeypatch, photos, tmp_path):
     return results(tmp_path / "whole")
 
 
-def test_bad_photographs_are_recorded_with_their_reasons(whole):
+def test_bad_images_are_recorded_with_their_reasons(whole):
     summary = whole["summary.json"]
-    assert summary["photographs"] == 5 and summary["failed"] == ["p2", "p5"]
+    assert summary["images"] == 5 and summary["failed"] == ["p2", "p5"]
     assert summary["reasons"]["p2"] == "ValueError: 1 red pictures"
     assert "p5.png: not a picture" in summary["reasons"]["p5"]
     assert whole["p2_failed.txt"].decode().strip() == summary["reasons"]["p2"]
-    assert [row["name"] for row in whole["results.csv"]] == [line["name"] for line in whole["results.jsonl"]]
+    names = [row["name"] for row in whole["results.csv"]]
+    assert names == [line["name"] for line in whole["results.jsonl"]]
 
 
-def test_a_photograph_that_failed_is_tried_again(monkeypatch, photos, tmp_path):
+def test_an_image_that_failed_is_tried_again(monkeypatch, photos, tmp_path):
     assert in_process(monkeypatch, photos, tmp_path / "out") == 1
     Image.new("RGB", (96, 64)).save(photos / "p2.png")
     (photos / "p5.png").unlink()
     assert in_process(monkeypatch, photos, tmp_path / "out") == 0
     after = results(tmp_path / "out")
-    assert after["summary.json"]["failed"] == [] and not [name for name in after if name.endswith("failed.txt")]
+    assert after["summary.json"]["failed"] == []
+    assert not [name for name in after if name.endswith("failed.txt")]
 
 
 def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photos, tmp_path):
@@ -166,16 +181,16 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
     (folder,) = (tmp_path / "whole").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     values = {"fid_patches": {"value": 2.5, "reconstructions": 4, "others": 4}}
-    (folder / "summary.json").write_text(
-        json.dumps(summary | {"set": values, "not_available": {"lpips": "no weights"}})
-    )
+    missing = {"lpips": "no weights"}
+    measured = summary | {"set": values, "not_available": missing}
+    (folder / "summary.json").write_text(json.dumps(measured))
     stub(monkeypatch.setattr)
-    monkeypatch.setattr(evaluation, "load_encoder", None)
-    args = script_args(arguments(photos, tmp_path / "whole", "--metrics", "psnr,colour,kid_folder"))
-    assert evaluation.evaluate(args, "PICS") == 0
+    monkeypatch.setattr(loop, "Encoder", None)
+    args = script_args(arguments(photos, tmp_path / "whole", "--metrics", "psnr,color,kid_folder"))
+    assert loop.evaluate(args, "PICS") == 0
     after = json.loads((folder / "summary.json").read_text())
-    assert after["set"] == values and after["mean"] == summary["mean"]  # measured before, of the same pictures
-    assert after["not_available"] == {"lpips": "no weights", "kid_folder": "no reference folder was given"}
+    assert after["set"] == values and after["mean"] == summary["mean"]  # of the same images
+    assert after["not_available"] == missing | {"kid_folder": "no reference folder was given"}
 
 
 @pytest.mark.parametrize("batch", ["1", "3", "100"])
@@ -188,7 +203,7 @@ def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch, cor
 
 @pytest.mark.parametrize("cores", CORES)
 def test_killed_at_random_and_resumed(photos, tmp_path, cores):
-    draws, kills = random.Random(1), 0
+    moments, kills = random.Random(1), 0
     started = time.monotonic()
     first = script(photos, tmp_path / "unbroken", cores)
     assert first.wait() == 1
@@ -196,12 +211,12 @@ def test_killed_at_random_and_resumed(photos, tmp_path, cores):
     for _ in range(3):
         run = script(photos, tmp_path / "out", cores)
         try:
-            run.wait(draws.uniform(0.5, 1) * longest)
+            run.wait(moments.uniform(0.5, 1) * longest)
         except subprocess.TimeoutExpired:
-            helpers = psutil.Process(run.pid).children()
+            workers = psutil.Process(run.pid).children()
             run.kill()
             deadline = time.monotonic() + 10
-            while any(map(alive, helpers)):  # they do not outlive it
+            while any(map(alive, workers)):  # they do not outlive it
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             kills += 1
@@ -215,7 +230,7 @@ def test_killed_at_random_and_resumed(photos, tmp_path, cores):
 def test_interrupted_run_says_what_is_done(photos, tmp_path, cores):
     run = script(photos, tmp_path / "out", cores)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/*/p1_caption.yaml")) and time.monotonic() < deadline:
+    while len(list(tmp_path.glob("out/*/p[01]_caption.yaml"))) < 2 and time.monotonic() < deadline:
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
@@ -224,65 +239,71 @@ def test_interrupted_run_says_what_is_done(photos, tmp_path, cores):
     summary = json.loads(out.splitlines()[-1])
     done = len(list(folder.glob("*_caption.yaml")))
     assert run.returncode == 130 and f"stopped: {done} of 7" in error and "Traceback" not in error
-    assert summary["photographs"] == done == len((folder / "results.jsonl").read_bytes().splitlines()) >= 1
+    lines = (folder / "results.jsonl").read_bytes().splitlines()
+    assert summary["images"] == done == len(lines) >= 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
-def test_a_killed_helper_ends_the_run_and_loses_nothing(monkeypatch, whole, photos, tmp_path, capsys):
+@forks
+def test_a_killed_worker_ends_the_run_and_loses_nothing(
+    monkeypatch, whole, photos, tmp_path, capsys
+):
     encode_all = StubEncoder.encode_all
 
     def deadly(self, images, sizes):
-        if images[0].mean() > 40 and multiprocessing.parent_process():  # as the system does where memory is short
+        # As the system does if memory is short.
+        if images[0].mean() > 40 and multiprocessing.parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
         return encode_all(self, images, sizes)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(StubEncoder, "encode_all", deadly)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
-    assert "error: a process was killed" in capsys.readouterr().err.splitlines()[-1]
-    assert list(tmp_path.glob("out/*/p0_caption.yaml")) and not list(tmp_path.glob("out/*/p6_caption.yaml"))
+    assert "error: a worker was killed" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.glob("out/*/p0_caption.yaml"))
+    assert not list(tmp_path.glob("out/*/p6_caption.yaml"))
     monkeypatch.setattr(StubEncoder, "encode_all", encode_all)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1  # p2 and p5
     assert results(tmp_path / "out") == whole
 
 
-def test_several_processes_only_where_a_photograph_is_too_small_for_the_cores(monkeypatch):
+def test_several_workers_only_if_an_image_is_too_small_for_the_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(sys, "platform", "linux")
     encoder = StubEncoder()
     wanted = {("cpu", 8): 4, ("cpu", 3): 3, ("cpu", 1): 0, ("cuda", 8): 0}
-    assert {how: evaluation.side_by_side(encoder, *how) for how in wanted} == wanted
+    assert {how: workers_for(encoder, *how) for how in wanted} == wanted
     monkeypatch.setattr(encoder.decoder, "generator", SimpleNamespace(parameters=866_000_000))
-    assert evaluation.side_by_side(encoder, "cpu", 8) == 0
+    assert workers_for(encoder, "cpu", 8) == 0
     monkeypatch.setattr(encoder.decoder, "generator", SimpleNamespace(parameters=1000))
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert evaluation.side_by_side(encoder, "cpu", 8) == 0
+    assert workers_for(encoder, "cpu", 8) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 24, 1000])
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
-@pytest.mark.parametrize("helpers", [0, 2, 3])
-def test_a_split_gives_each_photograph_once(count, batch_size, helpers):
-    parts = split(range(count), batch_size, min(helpers, batch_size))
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_a_split_gives_each_image_once(count, batch_size, workers):
+    workers = min(workers, batch_size)
+    parts = split(range(count), batch_size, workers)
     assert [i for part in parts for i in part] == list(range(count))
-    assert all(0 < len(part) * max(1, min(helpers, batch_size)) <= batch_size for part in parts)
+    assert all(0 < len(part) * max(1, workers) <= batch_size for part in parts)
 
 
 def test_results_are_there_as_it_goes(monkeypatch, photos, tmp_path):
-    seen, refresh = [], Board.refresh
+    seen, refresh = [], ProgressMonitor.refresh
 
     def watched(self):
         refresh(self)
         files = [self.folder / name for name in ("results.csv", "results.jsonl")]
         seen.append([len(file.read_bytes().splitlines()) if file.exists() else 0 for file in files])
 
-    monkeypatch.setattr(Board, "refresh", watched)
+    monkeypatch.setattr(ProgressMonitor, "refresh", watched)
     in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2")
     assert seen == [[0, 0], [3, 2], [4, 3], [5, 4], [6, 5]]  # p2 and p5 are not among them
 
 
 class State:
-    """accelerate's PartialState for processes that run one after another; they split as accelerate splits."""
+    """accelerate's PartialState, for processes that run one after another."""
 
     def __init__(self, rank, count):
         self.rank, self.count, self.is_main_process = rank, count, rank == 0
@@ -298,13 +319,14 @@ class State:
 def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, capsys):
     args = script_args(arguments(photos, tmp_path / "out"))
     stub(monkeypatch.setattr)
-    alone = evaluation.prepare(args, "PICS")
-    folder, todo = alone.folder, list(range(7))
-    claim(folder, evaluation.settings_of(args, "PICS"), overwrite=False)
-    for rank in reversed(range(count)):  # the leader last
-        team = Team("cpu", State(rank, count))
-        evaluator = Evaluator(folder, StubEncoder(), alone.metrics, {}, Stopwatch())
-        run = Run("PICS", folder, alone.samples, todo, team, evaluator, alone.metrics, 0, {})
+    alone = loop.prepare(args, "PICS")
+    folder, samples, metrics = alone.folder, alone.samples, alone.metrics
+    claim(folder, loop.settings_of(args, "PICS"), overwrite=False)
+    for rank in reversed(range(count)):  # rank 0 last, which waits for the others
+        group = ProcessGroup("cpu", State(rank, count))
+        evaluator = Evaluator(folder, StubEncoder(), metrics, {}, Stopwatch(), "cpu")
+        todo = list(range(7))
+        run = Run("PICS", folder, samples, todo, group, evaluator, metrics, workers=0, before={})
         work(run, batch_size=2)
     assert finish(run) == 1
     assert results(tmp_path / "out") == whole
@@ -313,4 +335,4 @@ def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, c
 
 if __name__ == "__main__":
     stub(setattr, pause_s=0.05)
-    sys.exit(evaluation.evaluate(script_args(sys.argv[1:]), "PICS"))
+    sys.exit(loop.evaluate(script_args(sys.argv[1:]), "PICS"))

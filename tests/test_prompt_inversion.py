@@ -1,4 +1,7 @@
-"""Prompt search on small random CLIPs in the real folder layout, against a plain restatement of PEZ."""
+"""Prompt search on small random CLIPs, against the published loops written out plainly.
+
+python -m pytest tests/test_prompt_inversion.py
+"""
 
 import json
 from dataclasses import replace
@@ -8,22 +11,37 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.reference_pez import published_loop, swapping_loop
 from PIL import Image
-from reference_pez import published_loop, swapping_loop
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 import text_codec
-from presets import PresetError
-from prompt_inversion import PromptConfig, invert_prompts, load_clip, sub_vocabulary, within_bytes
-from prompt_inversion.useful_words import ranking
-from prompt_inversion.words import digest
+from common.weights import UnavailableError
+from presets import PRESETS
+from prompt_inversion.clip import load_clip
+from prompt_inversion.options import PromptOptions
+from prompt_inversion.rate import search_config, within_bytes
+from prompt_inversion.search import PromptConfig, invert_prompts
+from prompt_inversion.useful_words import ids_of, ranking
+from text_codec.vocabulary import name_of, token_subset
 
-WORDS = ["a", "red", "barn", "under", "stormy", "sky", "blue", "sea", "with", "two", "white", "boats"]
+WORDS = ["a", "red", "barn", "under", "stormy", "sky"]
+WORDS += ["blue", "sea", "with", "two", "white", "boats"]
 
 
 def make_tokenizer(folder: Path) -> int:
-    """Write a tokenizer in CLIP's files (bytes, bytes that end a word, words, start, end); its size."""
+    """Write a tokenizer in CLIP's files and return its size.
+
+    Its tokens are bytes, bytes that end a word, WORDS and their parts, start and end.
+    """
     alphabet = sorted(ByteLevel.alphabet())
     merges = []
     for word in WORDS:
@@ -43,14 +61,19 @@ def make_tokenizer(folder: Path) -> int:
 def make_clip(folder: Path, legacy_eos: bool = False) -> Path:
     """A random CLIP whose text width (48), vision width (32) and features (40) all differ."""
     folder.mkdir()
-    words = make_tokenizer(folder)
+    vocab_size = make_tokenizer(folder)
     size = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    ids = {"bos_token_id": words - 2, "eos_token_id": 2 if legacy_eos else words - 1, "pad_token_id": 1}
-    text = CLIPTextConfig(hidden_size=48, intermediate_size=96, vocab_size=words, **size, **ids)
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, image_size=32, patch_size=8, **size)
+    ids = {
+        "bos_token_id": vocab_size - 2,
+        "eos_token_id": 2 if legacy_eos else vocab_size - 1,
+        "pad_token_id": 1,
+    }
+    widths = {"hidden_size": 48, "intermediate_size": 96}
+    text = CLIPTextConfig(vocab_size=vocab_size, **widths, **size, **ids).to_dict()
+    widths = {"hidden_size": 32, "intermediate_size": 64}
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **widths, **size).to_dict()
     torch.manual_seed(0)
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=40)
-    model = CLIPModel(config)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=40))
     with torch.no_grad():  # random weights hardly tell prompts apart; larger ones do
         for weight in model.parameters():
             weight.mul_(3 if weight.ndim == 2 else 1)
@@ -75,8 +98,9 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def legacy_clip(tmp_path_factory):
-    """As the configs of openai/clip-*: the end token's id is 2 there and the tokenizer's last in truth."""
-    return load_clip(make_clip(tmp_path_factory.mktemp("clip") / "legacy", legacy_eos=True), "cpu")
+    """Like openai/clip-*, whose configs say that the end token's id is 2; it is the last one."""
+    folder = make_clip(tmp_path_factory.mktemp("clip") / "legacy", legacy_eos=True)
+    return load_clip(folder, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +118,15 @@ def plain(**settings):
 def test_descent_finds_the_ids_of_the_published_loop(clip, pictures):
     config = plain(length=8, steps=40)
     for found, picture in zip(invert_prompts(pictures, clip, config), pictures, strict=True):
-        ids, cosine = published_loop(picture, clip, config, torch.Generator().manual_seed(config.seed))
+        generator = torch.Generator().manual_seed(config.seed)
+        ids, cosine = published_loop(picture, clip, config, generator)
         assert found.ids == ids
         assert found.cosine == pytest.approx(cosine, abs=1e-5)
 
 
 def test_swaps_find_the_ids_of_the_plain_loop(clip, pictures):
-    config = PromptConfig(length=7, steps=10 + 5 * 6, descent=10, swaps=10, among=8)  # five rounds of 1 + 10 / 2
+    # Five rounds of 1 + 10 / 2 steps.
+    config = PromptConfig(length=7, steps=10 + 5 * 6, descent=10, swaps=10, among=8)
     for found, picture in zip(invert_prompts(pictures, clip, config), pictures, strict=True):
         generator = torch.Generator().manual_seed(config.seed)
         descended = published_loop(picture, clip, config, generator)
@@ -109,10 +135,14 @@ def test_swaps_find_the_ids_of_the_plain_loop(clip, pictures):
         assert found.cosine == pytest.approx(cosine, abs=1e-5)
 
 
-@pytest.mark.parametrize(("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 12, 2)])
-def test_a_photograph_gets_the_same_prompt_alone_and_anywhere_in_a_batch(clip, pictures, length, steps, threads):
+@pytest.mark.parametrize(
+    ("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 12, 2)]
+)
+def test_an_image_gets_the_same_prompt_alone_and_anywhere_in_a_batch(
+    clip, pictures, length, steps, threads
+):
     torch.set_num_threads(threads)
-    config = PromptConfig(length=length, steps=steps, descent=steps // 3, swaps=8, patience=20, restarts=2)
+    config = PromptConfig(length=length, steps=steps, descent=steps // 3, swaps=8)
     together = invert_prompts(pictures, clip, config)
     assert [invert_prompts([p], clip, config)[0] for p in pictures] == together
     assert invert_prompts(pictures[::-1], clip, config) == together[::-1]
@@ -129,76 +159,85 @@ def test_the_work_fits_the_budget_and_is_told_with_the_cosine(clip, pictures):
     assert all(prompt.history[-2][1] < 0.2 for prompt in clock)
 
 
-def test_a_photograph_whose_cosine_stands_still_is_done(clip, pictures):
-    config = PromptConfig(steps=600, swaps=8, patience=15)
-    for prompt in invert_prompts(pictures, clip, config):
-        steps, _, cosines = zip(*prompt.history, strict=True)
-        moved = steps[cosines.index(prompt.cosine)]
-        assert steps[-1] < 600
-        assert 15 <= steps[-1] - moved < 15 + 5
+def ids_used(prompts):
+    return {token_id for prompt in prompts for token_id in prompt.ids}
 
 
-def test_of_several_starts_the_best_is_kept(clip, pictures):
-    one, four = (invert_prompts(pictures, clip, PromptConfig(steps=40, restarts=r)) for r in (1, 4))
-    assert all(b.cosine >= a.cosine for a, b in zip(one, four, strict=True))
-    assert any(b.cosine > a.cosine for a, b in zip(one, four, strict=True))
-
-
-def test_only_allowed_words_are_chosen(clip, pictures):
-    few = tuple(sub_vocabulary(clip.tokenizer, 5))
-    found = {i for p in invert_prompts(pictures, clip, PromptConfig(steps=60, allowed=few)) for i in p.ids}
-    assert found <= set(few)
-    with pytest.raises(ValueError, match="2 words are allowed, some of them special"):
+def test_only_allowed_ids_are_chosen(clip, pictures):
+    few = tuple(token_subset(clip.tokenizer, 5))
+    prompts = invert_prompts(pictures, clip, PromptConfig(steps=60, allowed=few))
+    assert ids_used(prompts) <= set(few)
+    with pytest.raises(ValueError, match="2 tokens are allowed, some of them special"):
         invert_prompts(pictures, clip, PromptConfig(allowed=(few[0], clip.tokenizer.eos_token_id)))
 
 
-def test_a_sub_vocabulary_is_of_whole_words_first_and_in_the_order_learned(clip):
-    vocabulary = clip.tokenizer.get_vocab()
-    assert sub_vocabulary(clip.tokenizer, 2) == [
-        vocabulary[f"{word}</w>"] for word in ("red", "barn", "under", "stormy")
-    ]
-    assert [len(sub_vocabulary(clip.tokenizer, bits)) for bits in (0, 5, 7)] == [1, 32, 128]
-    assert set(sub_vocabulary(clip.tokenizer, 3)) < set(sub_vocabulary(clip.tokenizer, 7)) < set(clip.words.tolist())
-    with pytest.raises(ValueError, match=f"12 bits: there are {len(clip.words)} printable tokens"):
-        sub_vocabulary(clip.tokenizer, 12)
+def test_a_token_subset_has_whole_words_first_in_the_order_learned(clip):
+    vocabulary, printable = clip.tokenizer.get_vocab(), set(clip.printable.tolist())
+    first = [vocabulary[f"{word}</w>"] for word in ("red", "barn", "under", "stormy")]
+    assert token_subset(clip.tokenizer, 2) == first
+    assert [len(token_subset(clip.tokenizer, bits)) for bits in (0, 5, 7)] == [1, 32, 128]
+    small, large = (set(token_subset(clip.tokenizer, bits)) for bits in (3, 7))
+    assert small < large < printable
+    message = rf"2\^12 tokens: there are {len(printable)} printable tokens"
+    with pytest.raises(ValueError, match=message):
+        token_subset(clip.tokenizer, 12)
 
 
-def test_ranked_words_come_first(clip, monkeypatch):
-    useful = clip.words.tolist()[90:40:-1]
-    monkeypatch.setattr("prompt_inversion.words.rankings", lambda: {digest(clip.tokenizer): useful})
-    tokenizer = CLIPTokenizer.from_pretrained(clip.tokenizer.name_or_path)  # whose order is not remembered
-    assert sub_vocabulary(tokenizer, 5) == sorted(useful[:32])
-    assert set(useful) < set(sub_vocabulary(tokenizer, 6))
-    assert clip.tokenizer.convert_tokens_to_ids("red</w>") in sub_vocabulary(tokenizer, 6)
+def test_ranked_tokens_come_first(clip, monkeypatch):
+    useful = clip.printable.tolist()[90:40:-1]
+    rankings = {name_of(clip.tokenizer): useful}
+    monkeypatch.setattr("text_codec.vocabulary.rankings", lambda: rankings)
+    # A tokenizer of its own, whose order is not remembered.
+    tokenizer = CLIPTokenizer.from_pretrained(clip.tokenizer.name_or_path)
+    assert token_subset(tokenizer, 5) == sorted(useful[:32])
+    assert set(useful) < set(token_subset(tokenizer, 6))
+    assert clip.tokenizer.convert_tokens_to_ids("red</w>") in token_subset(tokenizer, 6)
 
 
 def test_a_ranking_holds_what_prompts_use(clip, pictures, monkeypatch):
     monkeypatch.setattr("prompt_inversion.useful_words.MOST", 6)
-    ranked = ranking(clip.image_features(pictures[:2]), clip, clip.words.tolist())
+    printable = clip.printable.tolist()
+    ranked = ranking(clip.image_features(pictures[:2]), clip, printable)
     assert len(ranked) == len(set(ranked)) == 64
-    first = PromptConfig(length=24, steps=150, ascending=True, allowed=tuple(clip.words.tolist()))
-    used = {i for prompt in invert_prompts(pictures[:2], clip, first) for i in prompt.ids}
-    assert used <= set(ranked) <= set(clip.words.tolist())
+    first = PromptConfig(length=24, steps=150, ascending=True, allowed=tuple(printable))
+    used = ids_used(invert_prompts(pictures[:2], clip, first))
+    assert used <= set(ranked) <= set(printable)
     assert len(used & set(ranked[:32])) >= len(used) / 2
+
+
+def test_words_to_rank_must_be_whole_words(clip):
+    vocabulary = clip.tokenizer.get_vocab()
+    assert ids_of(["sky", "red"], clip) == sorted([vocabulary["sky</w>"], vocabulary["red</w>"]])
+    with pytest.raises(ValueError, match="'purple' is no word of this vocabulary, nor are 1 other"):
+        ids_of(["red", "purple", "haze"], clip)
 
 
 @pytest.mark.parametrize("size", [2, 9, 33])
 def test_prompts_fit_the_bytes_allowed(clip, pictures, size):
     config = within_bytes(size, clip, PromptConfig(steps=40))
     for prompt in invert_prompts(pictures, clip, config):
-        data = text_codec.encode(prompt.ids, clip.vocabulary, config.allowed)
+        data = text_codec.encode(prompt.ids, clip.vocab_size, config.allowed)
         assert len(data) <= size
-        assert tuple(text_codec.decode(data, clip.vocabulary, config.allowed)) == prompt.ids
+        assert tuple(text_codec.decode(data, clip.vocab_size, config.allowed)) == prompt.ids
     worst = [config.allowed[-1]] * (config.length + 1)
-    one_more_fits = len(text_codec.encode(worst, clip.vocabulary, config.allowed)) <= size
-    assert one_more_fits == (size == 33)  # where 75 tokens, all that the text tower takes, leave bytes over
+    one_more_fits = len(text_codec.encode(worst, clip.vocab_size, config.allowed)) <= size
+    # In 33 bytes, 75 tokens, all that the text tower takes, leave bytes over.
+    assert one_more_fits == (size == 33)
     assert (config.length == clip.longest_prompt) == one_more_fits
     assert within_bytes(size, clip, config, longest=3).length == min(3, config.length)
 
 
 def test_no_prompt_fits_no_bytes(clip):
-    with pytest.raises(ValueError, match="a prompt of 1 bytes: not one token"):
+    with pytest.raises(ValueError, match="a prompt of 1 bytes is too small for one token"):
         within_bytes(1, clip, PromptConfig())
+
+
+def test_two_bytes_hold_one_token_of_the_bundled_vocabulary():
+    """Not one of all its 2,048 tokens, but one of the most useful ones."""
+    row = PRESETS["tiny"]
+    search = search_config(PromptOptions(size=2), row, load_clip(row.clip, "cpu"), longest=30)
+    assert search.length == 1
+    assert len(search.allowed) < 2048
 
 
 def test_ascending_ids_are_searched_in_the_order_they_are_sent(clip, pictures):
@@ -207,12 +246,14 @@ def test_ascending_ids_are_searched_in_the_order_they_are_sent(clip, pictures):
         assert list(prompt.ids) == sorted(prompt.ids)
         cosine = clip.text_features([prompt.ids])[0] @ clip.image_features([picture])[0]
         assert prompt.cosine == pytest.approx(cosine.item(), abs=1e-6)
-    first = invert_prompts(pictures, clip, replace(config, steps=1))
-    assert all(a.cosine > b.cosine + 0.1 for a, b in zip(invert_prompts(pictures, clip, config), first, strict=True))
+    first, last = (invert_prompts(pictures, clip, replace(config, steps=n)) for n in (1, 120))
+    assert all(b.cosine > a.cosine + 0.1 for a, b in zip(first, last, strict=True))
 
 
 def test_search_repeats_itself_and_follows_its_seed(clip, pictures):
-    first, again, other = (invert_prompts(pictures, clip, PromptConfig(steps=20, seed=s)) for s in (3, 3, 4))
+    first, again, other = (
+        invert_prompts(pictures, clip, PromptConfig(steps=20, seed=s)) for s in (3, 3, 4)
+    )
     assert first == again
     assert all(a.ids != b.ids for a, b in zip(first, other, strict=True))
 
@@ -231,14 +272,14 @@ def test_the_cosine_reported_is_that_of_the_ids(clip, pictures):
     assert [p.cosine for p in prompts] == pytest.approx(cosines.tolist(), abs=1e-6)
 
 
-def test_special_and_unprintable_words_are_never_chosen(clip, pictures):
-    allowed = set(clip.words.tolist())
+def test_special_and_unprintable_tokens_are_never_chosen(clip, pictures):
+    allowed = set(clip.printable.tolist())
     vocabulary = clip.tokenizer.get_vocab()
-    barred = {"<|startoftext|>", "<|endoftext|>", "Ġ", "Ċ</w>", "Ã", "ģ"}  # space, newline, half characters
+    barred = ["<|startoftext|>", "<|endoftext|>"]
+    barred += ["Ġ", "Ċ</w>", "Ã", "ģ"]  # space, newline, half characters
     assert not allowed & {vocabulary[token] for token in barred}
     assert {vocabulary[token] for token in ("a", "!", "barn</w>", "sk")} <= allowed
-    found = {i for p in invert_prompts(pictures, clip, PromptConfig(steps=60)) for i in p.ids}
-    assert found <= allowed
+    assert ids_used(invert_prompts(pictures, clip, PromptConfig(steps=60))) <= allowed
 
 
 def test_search_leaves_the_model_as_it_was_and_runs_where_gradients_are_off(clip, pictures):
@@ -249,7 +290,7 @@ def test_search_leaves_the_model_as_it_was_and_runs_where_gradients_are_off(clip
     assert all(weight.grad is None for weight in clip.model.parameters())
 
 
-def test_no_photographs_give_no_prompts(clip):
+def test_no_images_give_no_prompts(clip):
     assert invert_prompts([], clip, PromptConfig()) == []
 
 
@@ -257,7 +298,8 @@ def test_no_photographs_give_no_prompts(clip):
 def test_text_features_are_the_models_own(which, request):
     clip = request.getfixturevalue(which)
     text = "a red barn under a stormy sky"
-    padded = clip.tokenizer([text], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    options = {"padding": "max_length", "max_length": 77, "return_tensors": "pt"}
+    padded = clip.tokenizer([text], **options).input_ids
     ids = clip.tokenizer(text, add_special_tokens=False).input_ids
     expected = F.normalize(clip.model.get_text_features(input_ids=padded).pooler_output, dim=-1)
     several = clip.text_features([ids, ids[:2], []])
@@ -276,7 +318,8 @@ def test_a_wrong_end_token_in_the_config_changes_nothing(clip, legacy_clip, pict
 
 def test_image_features_are_of_the_picture_resized_and_cropped(clip, pictures):
     picture = pictures[0]  # 40x60: the short side to 32 makes it 32x48
-    small = np.asarray(Image.fromarray(picture).resize((48, 32), Image.Resampling.BICUBIC))[:, 8:40] / 255
+    small = Image.fromarray(picture).resize((48, 32), Image.Resampling.BICUBIC)
+    small = np.asarray(small)[:, 8:40] / 255
     mean, std = np.array(clip.processor.image_mean), np.array(clip.processor.image_std)
     pixels = torch.tensor((small - mean) / std, dtype=torch.float32).permute(2, 0, 1)[None]
     expected = F.normalize(clip.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
@@ -284,10 +327,11 @@ def test_image_features_are_of_the_picture_resized_and_cropped(clip, pictures):
     assert features.shape == (5, 40)
     assert features.dtype == torch.float32
     assert torch.allclose(features.norm(dim=-1), torch.ones(5), atol=1e-6)
-    assert (features[0] @ expected[0]).item() > 0.9999  # PIL and torchvision differ by one level here and there
+    # PIL and torchvision differ by one level here and there.
+    assert (features[0] @ expected[0]).item() > 0.9999
 
 
-def test_image_features_do_not_depend_on_the_neighbours(clip, pictures):
+def test_image_features_do_not_depend_on_the_neighbors(clip, pictures):
     features = clip.image_features(pictures)
     assert torch.equal(features, torch.cat([clip.image_features([p]) for p in pictures]))
     assert clip.image_features([]).shape == (0, 40)
@@ -297,9 +341,9 @@ def test_image_features_do_not_depend_on_the_neighbours(clip, pictures):
 def test_pictures_may_be_read_only_or_views(clip, pictures):
     flipped, locked = pictures[0][:, ::-1], pictures[0].copy()
     locked.flags.writeable = False
-    assert clip.similarity(locked, [pictures[0], flipped.copy(), flipped]) == pytest.approx(
-        [1, *clip.similarity(pictures[0], [flipped]) * 2], abs=1e-6
-    )
+    found = clip.similarity(locked, [pictures[0], flipped.copy(), flipped])
+    expected = [1, *clip.similarity(pictures[0], [flipped]) * 2]
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_similarity_is_the_cosine_of_the_features(clip, pictures):
@@ -309,12 +353,14 @@ def test_similarity_is_the_cosine_of_the_features(clip, pictures):
 
 
 def test_mistakes_are_named_with_their_numbers(clip, pictures):
-    with pytest.raises(ValueError, match=r"76 tokens does not fit: this CLIP has 77 positions.*at most 75"):
+    message = r"76 tokens does not fit: this CLIP has 77 positions.*at most 75"
+    with pytest.raises(ValueError, match=message):
         invert_prompts(pictures, clip, PromptConfig(length=76))
     with pytest.raises(ValueError, match="at most 75"):
         clip.text_features([[1] * 76])
-    with pytest.raises(ValueError, match=f"ids run from 3 to {clip.vocabulary}; there are {clip.vocabulary} words"):
-        clip.text_features([[3, clip.vocabulary]])
+    most = clip.vocab_size
+    with pytest.raises(ValueError, match=f"ids run from 3 to {most}; there are {most} tokens"):
+        clip.text_features([[3, most]])
     with pytest.raises(ValueError, match=r"HxWx3 uint8, not \(4, 4\) uint8"):
         clip.image_features([np.zeros((4, 4), np.uint8)])
     with pytest.raises(ValueError, match="steps is 0"):
@@ -326,6 +372,6 @@ def test_sources_are_tried_in_order_and_broken_ones_refused(tmp_path):
     model = CLIPModel.from_pretrained(part)
     weights = {k: v for k, v in model.state_dict().items() if k != "text_projection.weight"}
     model.save_pretrained(part, state_dict=weights)
-    assert load_clip([tmp_path / "absent", part, whole], "cpu").vocabulary > 512
-    with pytest.raises(PresetError, match=r"text_projection\.weight"):
+    assert load_clip([tmp_path / "absent", part, whole], "cpu").vocab_size > 512
+    with pytest.raises(UnavailableError, match=r"text_projection\.weight"):
         load_clip(str(part), "cpu")

@@ -1,10 +1,14 @@
-"""Weights never run code: a pickle that would create a file is planted wherever weights are read from.
+"""Weights never run code: a pickle that would create a file is planted wherever they are read.
 
-Each place must end in one line that names the file or folder, and the file that the pickle would create must not
-be there.
+    python -m pytest tests/test_safe_weights.py
+
+Each place must end in one line that names the file or folder, and the file that the pickle would
+create must not be there.
 """
 
+import dataclasses
 import io
+import json
 import pickle
 import re
 import shutil
@@ -14,15 +18,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_clip, make_controlnet, make_stable_diffusion
+from helpers.checkpoints import make_clip, make_controlnet, make_stable_diffusion
 from PIL import Image
 
 from annotator import load_annotator
+from common import weights
+from common.weights import UnavailableError
 from diffusion import load_generator
-from metrics import networks
 from models_ntc import load_sketch_codec
-from presets import PRESETS, PresetError
-from prompt_inversion import load_clip
+from presets import PRESETS
+from prompt_inversion.caption import load_captioner
+from prompt_inversion.clip import load_clip
 
 
 class Trap:
@@ -94,24 +100,31 @@ def test_an_annotators_file(name, planted, tmp_path):
     content, sprung = planted
     file = tmp_path / "ControlNetHED.pth"
     file.write_bytes(content)
-    with pytest.raises(PresetError, match=r"ControlNetHED\.pth"):
+    with pytest.raises(UnavailableError, match=r"ControlNetHED\.pth"):
         load_annotator(f"{name}:{file}", "cpu")
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("kind", ["AutoModelForDepthEstimation", "AutoModelForSemanticSegmentation"])
+@pytest.mark.parametrize(
+    "kind", ["AutoModelForDepthEstimation", "AutoModelForSemanticSegmentation"]
+)
 def test_an_annotators_folder_that_asks_for_code(kind, tmp_path, monkeypatch):
-    """A model folder may name Python files of its own to be run ("auto_map"); nobody is asked whether they may be."""
+    """A model folder may name Python files of its own to be run ("auto_map"): they are not run, and
+    nobody is asked whether they may be.
+    """
     sprung = tmp_path / "sprung"
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
-    (folder / "config.json").write_text(f'{{"auto_map": {{"AutoConfig": "evil.Config", "{kind}": "evil.Model"}}}}')
-    processor = '{"auto_map": {"AutoImageProcessor": "evil.Model"}, "image_processor_type": "EvilProcessor"}'
-    (folder / "preprocessor_config.json").write_text(processor)
+    code = f"open({str(sprung)!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+    (folder / "evil.py").write_text(code)
+    config = {"auto_map": {"AutoConfig": "evil.Config", kind: "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = {"auto_map": {"AutoImageProcessor": "evil.Model"}}
+    processor["image_processor_type"] = "EvilProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user is asked"))
     name = "depth" if "Depth" in kind else "segmentation"
-    with pytest.raises(PresetError, match=str(folder)):
+    with pytest.raises(UnavailableError, match=str(folder)):
         load_annotator(f"{name}:{folder}", "cpu")
     assert not sprung.exists()
 
@@ -134,10 +147,13 @@ def test_the_checkpoint_of_a_training(planted, tmp_path, capsys):
         (tmp_path / split).mkdir()
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(tmp_path / split / "sketch.png")
     (tmp_path / "checkpoint.pth.tar").write_bytes(content)
-    flags = ["-d", str(tmp_path), "--patch-size", "192", "-n", "0", "--out", str(tmp_path / "out"), "-e", "1"]
-    assert train_compressai.main([*flags, "--checkpoint", str(tmp_path / "checkpoint.pth.tar")]) == 1
-    error = capsys.readouterr().err.splitlines()
-    assert "checkpoint.pth.tar is no checkpoint" in error[-1] and not any("Traceback" in line for line in error)
+    flags = ["-d", str(tmp_path), "--out", str(tmp_path / "out")]
+    flags += ["--patch-size", "192", "-n", "0", "-e", "1"]
+    flags += ["--checkpoint", str(tmp_path / "checkpoint.pth.tar")]
+    assert train_compressai.main(flags) == 1
+    error = capsys.readouterr().err
+    assert "checkpoint.pth.tar is no checkpoint" in error.splitlines()[-1]
+    assert "Traceback" not in error
     assert not sprung.exists()
 
 
@@ -154,7 +170,7 @@ def test_the_checkpoint_of_a_training(planted, tmp_path, capsys):
 def test_a_text_to_image_folder(good, bad, planted, own):
     content, sprung = planted
     spoil(own / "generator", good, bad, content)
-    with pytest.raises(PresetError, match=str(own / "generator")):
+    with pytest.raises(UnavailableError, match=str(own / "generator")):
         load_generator(preset_of(own), "cpu")
     assert not sprung.exists()
 
@@ -162,9 +178,10 @@ def test_a_text_to_image_folder(good, bad, planted, own):
 @pytest.mark.parametrize("ending", ["bin", "safetensors"])
 def test_a_controlnet_folder(ending, planted, own):
     content, sprung = planted
-    spoil(own / "controlnet", "diffusion_pytorch_model.safetensors", f"diffusion_pytorch_model.{ending}", content)
+    name = "diffusion_pytorch_model"
+    spoil(own / "controlnet", f"{name}.safetensors", f"{name}.{ending}", content)
     generator = load_generator(preset_of(own), "cpu")
-    with pytest.raises(PresetError, match=str(own / "controlnet")):
+    with pytest.raises(UnavailableError, match=str(own / "controlnet")):
         generator.identity(sketch=True)
     assert not sprung.exists()
 
@@ -173,32 +190,31 @@ def test_a_controlnet_folder(ending, planted, own):
 def test_a_clip_folder(bad, planted, own):
     content, sprung = planted
     spoil(own / "clip", "model.safetensors", bad, content)
-    with pytest.raises(PresetError, match=str(own / "clip")):
+    with pytest.raises(UnavailableError, match=str(own / "clip")):
         load_clip(own / "clip", "cpu")
     assert not sprung.exists()
 
 
 def test_a_captioners_folder(planted, tmp_path):
-    from prompt_inversion.caption import load_captioner
-
     content, sprung = planted
     (tmp_path / "blip").mkdir()
-    (tmp_path / "blip" / "config.json").write_text('{"model_type": "blip", "vision_config": {}, "text_config": {}}')
+    config = '{"model_type": "blip", "vision_config": {}, "text_config": {}}'
+    (tmp_path / "blip" / "config.json").write_text(config)
     (tmp_path / "blip" / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(PresetError, match=str(tmp_path / "blip")):
+    with pytest.raises(UnavailableError, match=str(tmp_path / "blip")):
         load_captioner(tmp_path / "blip", "cpu")
     assert not sprung.exists()
 
 
 def test_a_text_to_image_folder_with_python_files(own):
-    """`model_index.json` may name a module of the folder itself, which diffusers must not import."""
+    """`model_index.json` may name a module of the folder: diffusers must not import it."""
     sprung, folder = own / "sprung", own / "generator"
     (folder / "unet" / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Evil: pass\n")
     index = (folder / "model_index.json").read_text()
     evil = index.replace('"diffusers",\n    "UNet2DConditionModel"', '"evil",\n    "Evil"')
     assert evil != index
     (folder / "model_index.json").write_text(evil)
-    with pytest.raises(PresetError, match=str(folder)):
+    with pytest.raises(UnavailableError, match=str(folder)):
         load_generator(preset_of(own), "cpu")
     assert not sprung.exists() and "evil" not in sys.modules
 
@@ -206,9 +222,9 @@ def test_a_text_to_image_folder_with_python_files(own):
 def test_weights_of_a_metric(planted, tmp_path, monkeypatch):
     content, sprung = planted
     (tmp_path / "network.pth").write_bytes(content)
-    monkeypatch.setattr(networks, "fetch", lambda url: tmp_path / "network.pth")
-    with pytest.raises(networks.UnavailableError, match=r"network\.pth is broken") as caught:
-        networks.fetch_checkpoint("https://example.org/network.pth")
+    monkeypatch.setattr(weights, "fetch", lambda url: tmp_path / "network.pth")
+    with pytest.raises(UnavailableError, match=r"network\.pth is broken") as caught:
+        weights.fetch_checkpoint("https://example.org/network.pth")
     assert len(str(caught.value).splitlines()) == 1 and not sprung.exists()
 
 
@@ -217,26 +233,29 @@ def test_a_state_of_the_bundles_training(planted, tmp_path):
 
     content, sprung = planted
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises((pickle.UnpicklingError, RuntimeError)):  # a script for this project's own files
+    # A script for this project's own files: it has no message of its own.
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):
         Run(tmp_path, 1.0).resume()
     assert not sprung.exists()
 
 
 def test_good_weights_still_load(models):
     assert load_generator(preset_of(models), "cpu").identity(sketch=True)
-    assert load_clip(models / "clip", "cpu").vocabulary == 600
+    assert load_clip(models / "clip", "cpu").vocab_size == 600
 
 
 def test_hub_models_are_pinned():
     fields = ("generator", "controlnet", "clip", "judge", "captioner")
-    sources = {source for row in PRESETS.values() for field in fields for source in getattr(row, field)}
-    unpinned = {source for source in sources if not re.search("@[0-9a-f]{40}$", source) and not Path(source).exists()}
+    unpinned = set()
+    for row in PRESETS.values():
+        for field in fields:
+            for source in getattr(row, field):
+                if not Path(source).exists() and not re.search("@[0-9a-f]{40}$", source):
+                    unpinned.add(source)
     assert unpinned == {"thibaud/controlnet-sd21-hed-diffusers"}
 
 
 def preset_of(folder):
     """A row with the models of `folder`."""
-    import dataclasses
-
     names = ("generator", "controlnet", "clip")
     return dataclasses.replace(PRESETS["tiny"], **{name: (str(folder / name),) for name in names})

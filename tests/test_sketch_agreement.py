@@ -1,8 +1,8 @@
-"""Both ends agree: whatever wrote a sketch payload, everything decodes it to the same sketch or says it cannot.
+"""Sketch payloads: whatever wrote one, everything decodes it to the same sketch or refuses it.
 
-    pytest tests/test_sketch_agreement.py
+    python -m pytest tests/test_sketch_agreement.py
 
-Only through the room's door, for the bundled codec and for a small random Cheng2020Attention.
+By the public functions only, for the bundled codec and for a small random Cheng2020Attention.
 """
 
 import hashlib
@@ -21,9 +21,11 @@ from models_ntc.entropy import SketchError
 from models_ntc.zoo import ARCHITECTURES
 
 SETTINGS = list(product((1, 2, 4), (True, False)))  # torch's threads, mkldnn
-# Levels between two drawings of one payload: what both ends code is exact, but the paper's network draws in float32.
+# Levels between two decodings of one payload: what both ends code is exact, but the paper's network
+# synthesizes in float32.
 LEVELS = {"bundled": 0, "cheng": 1}
-MOST_UNDETECTED = 0.02  # share of one-bit flips; a check of 8 bits lets 1 in 256 pass of those that reach it
+# Share of one-bit flips; a check of 8 bits lets 1 in 256 pass of those that reach it.
+MOST_UNDETECTED = 0.02
 
 
 def soft_lines(height, width, seed=0):
@@ -40,7 +42,7 @@ def sha256(data):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """What names each codec to the door."""
+    """What `load_sketch_codec` is given for each codec."""
     torch.manual_seed(0)
     net = ARCHITECTURES["cheng2020-attn"](N=8)
     with torch.no_grad():
@@ -79,22 +81,22 @@ def test_every_setting_decodes_what_every_setting_wrote(kind, codec):
     sketch, payloads = soft_lines(128, 192), {}
     for setting in SETTINGS:
         with computing(*setting):
-            payload, drawn = codec.compress_and_draw(sketch)
-            payloads[payload] = drawn
+            payload, decoded = codec.encode_and_decode(sketch)
+            payloads[payload] = decoded
     assert min(map(len, payloads)) > 20, "a payload of nothing shows nothing"
     for setting in SETTINGS:
         with computing(*setting):
-            for payload, drawn in payloads.items():
-                assert levels_apart(codec.decompress(payload), drawn) <= LEVELS[kind], setting
+            for payload, decoded in payloads.items():
+                assert levels_apart(codec.decode(payload), decoded) <= LEVELS[kind], setting
 
 
 def test_sketches_do_not_depend_on_what_was_coded_before(codec):
     sketches = [soft_lines(64, 128, 0), soft_lines(128, 64, 1), soft_lines(64, 64, 2)]
-    forwards = [codec.compress(sketch) for sketch in sketches]
-    backwards = [codec.compress(sketch) for sketch in reversed(sketches)]
+    forwards = [codec.encode(sketch) for sketch in sketches]
+    backwards = [codec.encode(sketch) for sketch in reversed(sketches)]
     assert forwards == backwards[::-1]
-    decoded = [codec.decompress(payload) for payload in forwards]
-    again = [codec.decompress(payload) for payload in backwards]
+    decoded = [codec.decode(payload) for payload in forwards]
+    again = [codec.decode(payload) for payload in backwards]
     assert all(np.array_equal(*pair) for pair in zip(decoded, again[::-1], strict=True))
     assert len({sha256(picture) for picture in decoded}) == 3
 
@@ -103,14 +105,16 @@ def test_a_second_process_decodes_the_same_sketch(sources, tmp_path):
     script = (
         "import hashlib, pathlib, sys\n"
         "from models_ntc import load_sketch_codec\n"
-        "sketch = load_sketch_codec(float(sys.argv[1])).decompress(pathlib.Path(sys.argv[2]).read_bytes())\n"
+        "codec = load_sketch_codec(float(sys.argv[1]))\n"
+        "sketch = codec.decode(pathlib.Path(sys.argv[2]).read_bytes())\n"
         "print(hashlib.sha256(sketch).hexdigest())\n"
     )
-    payload, drawn = load_sketch_codec(sources["bundled"]).compress_and_draw(soft_lines(128, 192))
+    payload, decoded = load_sketch_codec(sources["bundled"]).encode_and_decode(soft_lines(128, 192))
     (tmp_path / "payload").write_bytes(payload)
     command = [sys.executable, "-c", script, str(sources["bundled"]), str(tmp_path / "payload")]
-    printed = subprocess.run(command, check=True, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True).stdout
-    assert printed.split() == [sha256(drawn)]
+    options = {"check": True, "cwd": FOLDER.parent, "stdout": subprocess.PIPE, "text": True}
+    printed = subprocess.run(command, **options).stdout
+    assert printed.split() == [sha256(decoded)]
 
 
 def flips(data):
@@ -122,11 +126,11 @@ def flips(data):
 
 
 def test_one_bit_of_a_payload_turned_over_is_reported(codec):
-    payload = codec.compress(soft_lines(64, 64))
+    payload = codec.encode(soft_lines(64, 64))
     undetected = 0
     for garbled in flips(payload):
         try:
-            codec.decompress(garbled)
+            codec.decode(garbled)
             undetected += 1
         except SketchError:
             pass
@@ -134,7 +138,7 @@ def test_one_bit_of_a_payload_turned_over_is_reported(codec):
 
 
 def test_in_a_file_every_bit_turned_over_is_reported(codec):
-    sketch = codec.compress(soft_lines(64, 64))
+    sketch = codec.encode(soft_lines(64, 64))
     stream = Stream(0x1ABC, 70, 64, 64, 64, seed=3, text=b"words", sketch=sketch)
     data = pack(stream)
     assert unpack(data).sketch == sketch

@@ -1,3 +1,8 @@
+"""Training of sketch codecs: resuming, results, the codec that is kept, wrong usage.
+
+python -m pytest tests/test_train_compressai.py
+"""
+
 import csv
 import json
 import signal
@@ -16,7 +21,15 @@ from models_ntc.zoo import ARCHITECTURES
 from train_compressai import ZOO, main
 
 SIDE = 192  # the smallest patch that MS-SSIM takes
-SMALL = {"quarter": 8, "eighth": 12, "sixteenth": 16, "latent": 12, "groups": 2, "hyper_latent": 6, "hyper": 16}
+SMALL = {
+    "quarter": 8,
+    "eighth": 12,
+    "sixteenth": 16,
+    "latent": 12,
+    "groups": 2,
+    "hyper_latent": 6,
+    "hyper": 16,
+}
 BATCHES = 3  # in an epoch of `sketches`
 
 
@@ -34,7 +47,11 @@ def small_networks(monkeypatch):
     new_network = training.new_network
 
     def small(model, sizes=None):
-        few = SMALL if model == "sketch" else {"N": 8} if model.startswith("cheng") else {"N": 8, "M": 12}
+        few = {"N": 8, "M": 12}
+        if model == "sketch":
+            few = SMALL
+        elif model.startswith("cheng"):
+            few = {"N": 8}
         return new_network(model, {**(sizes or {}), **few})
 
     monkeypatch.setattr(training, "new_network", small)
@@ -61,7 +78,8 @@ def losses(monkeypatch):
     def recorded(output, target, lmbda, metric):
         row = rate_distortion(output, target, lmbda, metric)
         if torch.is_grad_enabled():
-            seen.append((row["loss"].item(), row["bpp"].item(), row["distortion"].item(), lmbda.tolist()))
+            numbers = [row[name].item() for name in ("loss", "bpp", "distortion")]
+            seen.append((*numbers, lmbda.tolist()))
             if len(seen) in presses:
                 signal.raise_signal(signal.SIGINT)
         return row
@@ -71,8 +89,8 @@ def losses(monkeypatch):
 
 
 def train(sketches, out, *more):
-    flags = ["-n", "0", "--batch-size", "2", "--patch-size", str(SIDE), "--lambda", "0.5", "--out", str(out)]
-    return main(["-d", str(sketches), *flags, *more])
+    flags = f"-n 0 --batch-size 2 --patch-size {SIDE} --lambda 0.5".split()
+    return main(["-d", str(sketches), "--out", str(out), *flags, *more])
 
 
 def checkpoint(out):
@@ -88,9 +106,13 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("stops", [[], [BATCHES], [1], [2, BATCHES + 1]], ids=["epochs", "end", "middle", "twice"])
-def test_a_stopped_training_goes_on_with_the_very_losses_of_an_unbroken_one(sketches, tmp_path, losses, stops):
-    """Stopped after an epoch by -e, or by Ctrl-C at the end or in the middle of one, and with other workers."""
+@pytest.mark.parametrize(
+    "stops", [[], [BATCHES], [1], [2, BATCHES + 1]], ids=["epochs", "end", "middle", "twice"]
+)
+def test_a_stopped_training_goes_on_with_the_very_losses_of_an_unbroken_one(
+    sketches, tmp_path, losses, stops
+):
+    """Ctrl-C at the end or in the middle of an epoch, and with other workers."""
     seen, presses = losses
     assert train(sketches, tmp_path / "a", "-e", "3") == 0
     unbroken = seen[:]
@@ -109,13 +131,16 @@ def test_a_stopped_training_goes_on_with_the_very_losses_of_an_unbroken_one(sket
     assert len({row[0] for row in seen}) == len(seen)
 
 
-def test_an_interrupted_training_leaves_checkpoint_codec_and_the_cure(sketches, tmp_path, losses, capsys):
+def test_an_interrupted_training_leaves_checkpoint_codec_and_the_cure(
+    sketches, tmp_path, losses, capsys
+):
     losses[1].append(2)
     assert train(sketches, tmp_path, "-e", "5") == 130
     assert checkpoint(tmp_path)["training"]["steps"] == 2
     assert load_sketch_codec(tmp_path / "sketch_lmbda0.5.safetensors").config["lambda"] == 0.5
     captured = capsys.readouterr()
-    assert f"--checkpoint {tmp_path / 'checkpoint.pth.tar'} goes on" in captured.err and captured.out == ""
+    assert captured.out == ""
+    assert f"--checkpoint {tmp_path / 'checkpoint.pth.tar'} goes on" in captured.err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -127,7 +152,9 @@ def test_training_yields_row_logs_pictures_and_a_codec(sketches, tmp_path, capsy
     assert row["bpp"] == pytest.approx(8 * row["bytes"] / (192 * 256))
     assert 0 < row["ms_ssim"] < 1 and 0 <= row["edge_f1"] <= 1
     trained = load_sketch_codec(row["codec"])
-    sizes = [len(trained.compress(np.array(Image.open(file))[:192, :256])) for file in (sketches / "test").iterdir()]
+    sizes = []
+    for file in (sketches / "test").iterdir():
+        sizes.append(len(trained.encode(np.array(Image.open(file))[:192, :256])))
     assert np.mean(sizes) == row["bytes"]
 
     with (tmp_path / "logs" / "csv" / "version_0" / "metrics.csv").open() as file:
@@ -139,7 +166,9 @@ def test_training_yields_row_logs_pictures_and_a_codec(sketches, tmp_path, capsy
     assert [p.name for p in pictures] == ["step0000003.png", "step0000006.png"]
     assert Image.open(pictures[0]).size == (2 * (SIDE + 4) + 4, 2 * (SIDE + 4) + 4)
     names = {p.name for p in tmp_path.iterdir() if p.is_file()}
-    assert names == {"checkpoint.pth.tar", "checkpoint_best_loss.pth.tar", "sketch_lmbda0.5.safetensors"}
+    assert names == {
+        *("checkpoint.pth.tar", "checkpoint_best_loss.pth.tar", "sketch_lmbda0.5.safetensors")
+    }
 
 
 def test_the_codec_is_the_best_by_test_loss(sketches, tmp_path, monkeypatch):
@@ -154,7 +183,8 @@ def test_the_codec_is_the_best_by_test_loss(sketches, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "rate_distortion", rising)
     assert train(sketches, tmp_path, "-e", "2", "-lr", "0.01") == 0
     best = torch.load(tmp_path / "checkpoint_best_loss.pth.tar", weights_only=True)
-    assert best["training"]["steps"] == BATCHES and checkpoint(tmp_path)["training"]["steps"] == 2 * BATCHES
+    assert best["training"]["steps"] == BATCHES
+    assert checkpoint(tmp_path)["training"]["steps"] == 2 * BATCHES
     net, _ = load_file(tmp_path / "sketch_lmbda0.5.safetensors")
     weight = best["state_dict"]["net.analysis.1.weight"]
     assert torch.equal(net.analysis[1].weight, weight.half().float())
@@ -162,8 +192,9 @@ def test_the_codec_is_the_best_by_test_loss(sketches, tmp_path, monkeypatch):
 
 def test_a_range_of_lambdas_trains_one_codec_of_many_rates(sketches, tmp_path, losses, capsys):
     assert train(sketches, tmp_path, "-e", "2", "--lambda_range", "0.1", "1.6") == 0
-    drawn = [lmbda for row in losses[0] for lmbda in row[3]]
-    assert all(0.1 <= lmbda <= 1.6 for lmbda in drawn) and len(set(drawn)) == len(drawn)
+    lambdas = [lmbda for row in losses[0] for lmbda in row[3]]
+    assert all(0.1 <= lmbda <= 1.6 for lmbda in lambdas)
+    assert len(set(lambdas)) == len(lambdas)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     file = tmp_path / "sketch_lmbda0.1-1.6.safetensors"
     assert [row["codec"] for row in rows] == [f"{file}@0.1", f"{file}@0.4", f"{file}@1.6"]
@@ -179,8 +210,10 @@ def test_max_seconds_end_training_with_a_codec(sketches, tmp_path):
 
 def test_a_checkpoint_of_another_lambda_gives_its_weights_only(sketches, tmp_path):
     assert train(sketches, tmp_path / "a", "-e", "1") == 0
-    options = ["-e", "1", "--lambda", "2", "--dist_metric", "mse", "-lr", "1e-12", "--picture_every", "0"]
-    assert train(sketches, tmp_path / "b", *options, "--checkpoint", str(tmp_path / "a" / "checkpoint.pth.tar")) == 0
+    options = ["-e", "1", "--lambda", "2", "--dist_metric", "mse", "-lr", "1e-12"]
+    options += ["--picture_every", "0"]
+    options += ["--checkpoint", str(tmp_path / "a" / "checkpoint.pth.tar")]
+    assert train(sketches, tmp_path / "b", *options) == 0
     before, after = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
     assert after["training"]["steps"] == BATCHES and after["training"]["lambdas"] == [2, 2]
     name = "net.hyper_analysis.0.weight"
@@ -194,8 +227,8 @@ def test_every_architecture_of_the_zoo_trains_and_codes(sketches, tmp_path, caps
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert row["model"] == model
     sketch = np.array(Image.open(sketches / "test" / "0.png"))[:192, :256]
-    payload, drawn = load_sketch_codec(row["codec"]).compress_and_draw(sketch)
-    assert np.array_equal(load_sketch_codec(row["codec"]).decompress(payload), drawn)
+    payload, decoded = load_sketch_codec(row["codec"]).encode_and_decode(sketch)
+    assert np.array_equal(load_sketch_codec(row["codec"]).decode(payload), decoded)
 
 
 def test_the_choices_of_model_are_the_zoos():
@@ -204,8 +237,9 @@ def test_the_choices_of_model_are_the_zoos():
 
 @pytest.mark.slow
 def test_two_devices_train_one_codec(sketches, tmp_path):
-    flags = ["-d", str(sketches), "-n", "0", "-e", "1", "--batch-size", "2", "--patch-size", str(SIDE)]
-    command = [sys.executable, "train_compressai.py", *flags, "--out", str(tmp_path), "--devices", "2"]
+    flags = f"-n 0 -e 1 --batch-size 2 --patch-size {SIDE} --devices 2".split()
+    folders = ["-d", str(sketches), "--out", str(tmp_path)]
+    command = [sys.executable, "train_compressai.py", *folders, *flags]
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
@@ -230,19 +264,24 @@ def test_losses_are_those_of_each_sample_at_its_lambda():
     lambdas = torch.tensor([0.1, 1.0, 4.0])
     alone = []
     for i in range(3):
-        output = {"x_hat": x_hat[i : i + 1], "likelihoods": {k: p[i : i + 1] for k, p in likelihoods.items()}}
+        output = {
+            "x_hat": x_hat[i : i + 1],
+            "likelihoods": {k: p[i : i + 1] for k, p in likelihoods.items()},
+        }
         alone.append(rate_distortion(output, target[i : i + 1], lambdas[i : i + 1], "ms-ssim"))
         bits = -sum(p[i].log2().sum() for p in likelihoods.values())
         assert alone[i]["bpp"].item() == pytest.approx(bits.item() / (176 * 192), rel=1e-5)
         expected = lambdas[i] * (1 - ms_ssim(x_hat[i : i + 1], target[i : i + 1])) + alone[i]["bpp"]
         assert alone[i]["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     weights = lambdas**-0.5 / (lambdas**-0.5).mean()
-    together = rate_distortion({"x_hat": x_hat, "likelihoods": likelihoods}, target, lambdas, "ms-ssim")
+    output = {"x_hat": x_hat, "likelihoods": likelihoods}
+    together = rate_distortion(output, target, lambdas, "ms-ssim")
     expected = sum(w * row["loss"] for w, row in zip(weights, alone, strict=True)) / 3
     assert together["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    by_mse = rate_distortion({"x_hat": x_hat, "likelihoods": likelihoods}, target, torch.full((3,), 0.01), "mse")
+    by_mse = rate_distortion(output, target, torch.full((3,), 0.01), "mse")
     mse = ((x_hat - target) ** 2).mean().item()
-    assert by_mse["loss"].item() == pytest.approx(0.01 * 255**2 * mse + by_mse["bpp"].item(), rel=1e-5)
+    expected = 0.01 * 255**2 * mse + by_mse["bpp"].item()
+    assert by_mse["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -267,28 +306,33 @@ def test_wrong_usage_is_status_2_and_says_why(sketches, tmp_path, capsys, flags,
 
 
 def test_compressais_own_flags_are_understood(sketches, tmp_path):
-    line = f"-m mbt2018-mean -d {sketches} -e 1 -lr 1e-4 -n 0 --lambda 1e-2 --batch-size 2 --test-batch-size 2"
-    more = f"--aux-learning-rate 1e-3 --patch-size {SIDE} 256 --save --seed 1926 --clip_max_norm 0 --out {tmp_path}"
-    assert main([*line.split(), *more.split()]) == 0
+    line = "-m mbt2018-mean -e 1 -lr 1e-4 -n 0 --lambda 1e-2 --batch-size 2 --test-batch-size 2"
+    more = f"--aux-learning-rate 1e-3 --patch-size {SIDE} 256 --save --seed 1926 --clip_max_norm 0"
+    folders = ["-d", str(sketches), "--out", str(tmp_path)]
+    assert main([*line.split(), *more.split(), *folders]) == 0
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         ({"weights": torch.zeros(2)}, "holds no sketch network"),
-        ({"training": {"model": "sketch"}, "state_dict": {"net.other": torch.zeros(2)}}, "of other sizes"),
+        (
+            {"training": {"model": "sketch"}, "state_dict": {"net.other": torch.zeros(2)}},
+            "of other sizes",
+        ),
     ],
 )
 def test_a_checkpoint_of_something_else_is_an_error(sketches, tmp_path, capsys, state, message):
-    torch.save(state, tmp_path / "other.pth.tar")
-    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(tmp_path / "other.pth.tar")) == 1
+    file = tmp_path / "other.pth.tar"
+    torch.save(state, file)
+    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(file)) == 1
     assert message in capsys.readouterr().err
-    (tmp_path / "broken.pth.tar").write_bytes(b"broken")
-    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(tmp_path / "broken.pth.tar")) == 1
+    file.write_bytes(b"broken")
+    assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(file)) == 1
     assert "is no checkpoint" in capsys.readouterr().err
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path, capsys):
+def test_a_folder_without_images_is_an_error(tmp_path, capsys):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
     assert train(tmp_path, tmp_path / "out", "-e", "1") == 1

@@ -1,9 +1,14 @@
+"""CompressAI's networks on sketches: both ends agree, hostile payloads, state dicts.
+
+python -m pytest tests/test_zoo.py
+"""
+
 import numpy as np
 import pytest
 import torch
 
 from models_ntc.entropy import SketchError
-from models_ntc.zoo import ARCHITECTURES, ZooCoder, recognise, unwrap, zoo_sizes
+from models_ntc.zoo import ARCHITECTURES, ZooCoder, recognize, unwrap, zoo_sizes
 
 BLOCKS = (1, 2)
 
@@ -45,7 +50,7 @@ def test_decoded_latents_are_the_encoders_own(net):
     payload, latents = coder.encode(strokes())
     assert len(payload) > 40, "the test network's symbols are all zero: it shows nothing"
     assert torch.equal(coder.decode(payload, BLOCKS), latents)
-    assert coder.draw(latents).shape == (1, 1, 64, 128)
+    assert coder.synthesize(latents).shape == (1, 1, 64, 128)
 
 
 def test_the_sketch_is_that_of_compressais_own_compress_and_decompress(net):
@@ -53,7 +58,7 @@ def test_the_sketch_is_that_of_compressais_own_compress_and_decompress(net):
         coded = net[1].compress(strokes())
         expected = net[1].decompress(coded["strings"], coded["shape"])["x_hat"]
     coder = ZooCoder(net[1])
-    assert torch.allclose(coder.draw(coder.encode(strokes())[1]), expected, atol=1e-4)
+    assert torch.allclose(coder.synthesize(coder.encode(strokes())[1]), expected, atol=1e-4)
 
 
 def test_garbled_payloads_are_caught(net):
@@ -82,10 +87,11 @@ def test_decoding_does_not_depend_on_threads_or_mkldnn(net, threads):
             assert torch.equal(coder.decode(payload, BLOCKS), latents)
 
 
-def test_state_dicts_are_recognised_and_load(net):
+def test_state_dicts_are_recognized_and_load(net):
     name, original = net
-    state = unwrap({"epoch": 3, "state_dict": {"module." + key: value for key, value in original.state_dict().items()}})
-    found, sizes = recognise(state)
+    named = {"module." + key: value for key, value in original.state_dict().items()}
+    state = unwrap({"epoch": 3, "state_dict": named})
+    found, sizes = recognize(state)
     assert (found, sizes) == (name, zoo_sizes(original))
     copied = ARCHITECTURES[found](**sizes)
     copied.load_state_dict(state)
@@ -110,7 +116,9 @@ def test_waves_visit_every_position_after_its_context():
     assert seen.all()
 
 
-@pytest.mark.parametrize("state", [{}, {"g_a.0.weight": torch.zeros(8, 3, 5, 5)}, {"g_a.0.weight": 3}])
+@pytest.mark.parametrize(
+    "state", [{}, {"g_a.0.weight": torch.zeros(8, 3, 5, 5)}, {"g_a.0.weight": 3}]
+)
 def test_other_state_dicts_are_refused(state):
     with pytest.raises(ValueError, match="not a one-channel network"):
-        recognise(state)
+        recognize(state)

@@ -1,10 +1,10 @@
-"""Photographs for training the bundled models: read once, kept as one memory-mapped array on disk.
+"""Images for training the bundled models: read once, kept as one memory-mapped array on disk.
 
     python -m tiny.data --source PHOTOS --out runs/tiny/photos
 
-PHOTOS is a folder of pictures (any depth) or of tar shards of pictures, with an optional `photos.jsonl` of
-{"file", "label", "captions"} lines; with it, only the files that it lists are taken. Every picture is brought
-to a short side of 256 pixels.
+PHOTOS is a folder of images (at any depth) or of tar shards of images, with an optional
+`photos.jsonl` of {"file", "label", "captions"} lines. If there is one, only the files that it lists
+are used. Every image is brought to a short side of 256 pixels.
 """
 
 import argparse
@@ -19,69 +19,92 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-SHORT_SIDE, LONG_SIDE = 256, 384
-VALIDATION_SHARE = 0.03
+from common.files import write
+
+SHORT_SIDE = 256
+LONG_SIDE = 384  # at most
+VALIDATION_FRACTION = 0.03
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def is_validation(name: str) -> bool:
-    """Hold out a fixed share of the photographs, by hash of the name, so that every script agrees."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") < VALIDATION_SHARE * 2**32
+    """Return whether an image is held out: by the hash of its name, the same in every script."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return number < VALIDATION_FRACTION * 2**32
 
 
-def read_pictures(source: Path) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (file name, picture) from tar shards and loose files below `source`."""
+def read_images(source: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (file name, image) from tar shards and single files below `source`."""
     for path in sorted(source.rglob("*")):
         if path.suffix == ".tar":
-            with tarfile.open(path) as shard:
-                for member in shard:
-                    if Path(member.name).suffix.lower() in SUFFIXES:
-                        yield member.name, Image.open(io.BytesIO(shard.extractfile(member).read()))
+            yield from read_shard(path)
         elif path.suffix.lower() in SUFFIXES:
             yield path.name, Image.open(path)
 
 
-def fit(picture: Image.Image) -> np.ndarray:
-    """Bring a picture to uint8 RGB, short side 256, long side cropped to at most 384."""
-    picture = ImageOps.exif_transpose(picture).convert("RGB")
-    scale = SHORT_SIDE / min(picture.size)
-    width, height = (max(SHORT_SIDE, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(ImageOps.fit(picture, (min(width, LONG_SIDE), min(height, LONG_SIDE))))
+def read_shard(path: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (file name, image) from a tar file."""
+    with tarfile.open(path) as shard:
+        for member in shard:
+            if Path(member.name).suffix.lower() in SUFFIXES:
+                content = shard.extractfile(member).read()
+                yield member.name, Image.open(io.BytesIO(content))
+
+
+def fit(image: Image.Image) -> np.ndarray:
+    """Return uint8 RGB (H, W, 3), short side 256, long side cropped to at most 384."""
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    scale = SHORT_SIDE / min(image.size)
+    width, height = (max(SHORT_SIDE, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(ImageOps.fit(image, (min(width, LONG_SIDE), min(height, LONG_SIDE))))
+
+
+def read_notes(source: Path) -> dict[str, dict]:
+    """Return the lines of photos.jsonl by file name; {} if there is no such file."""
+    file = source / "photos.jsonl"
+    if not file.exists():
+        return {}
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {row["file"]: row for row in rows}
 
 
 def prepare(source: Path, out: Path) -> None:
-    """Write `pixels.bin` (all pictures, one behind the other) and `index.json` (a row for each)."""
+    """Write `pixels.bin` (all images, one after the other) and `index.json` (a row for each)."""
     out.mkdir(parents=True, exist_ok=True)
-    notes = {}
-    if (source / "photos.jsonl").exists():
-        lines = (source / "photos.jsonl").read_text(encoding="utf-8").splitlines()
-        notes = {row["file"]: row for row in map(json.loads, lines)}
-    rows, offset = [], 0
-    with (out / "pixels.bin.tmp").open("wb") as pixels:
-        for name, picture in tqdm(read_pictures(source), desc="photographs"):
+    notes = read_notes(source)
+    rows = []
+    offset = 0
+    temporary = out / "pixels.bin.tmp"  # all images are too large for the memory
+    with temporary.open("wb") as pixels:
+        for name, image in tqdm(read_images(source), desc="images"):
             if notes and name not in notes:
                 continue
-            image = fit(picture)
-            note = notes.get(name, {})
-            rows.append(
-                {
-                    "name": name,
-                    "offset": offset,
-                    "shape": image.shape,
-                    "label": note.get("label", ""),
-                    "captions": note.get("captions", []),
-                    "validation": is_validation(name),
-                }
-            )
-            pixels.write(image.tobytes())
-            offset += image.size
-    (out / "pixels.bin.tmp").replace(out / "pixels.bin")
-    (out / "index.json").write_text(json.dumps(rows), encoding="utf-8")
+            fitted = fit(image)
+            rows.append(index_row(name, offset, fitted.shape, notes.get(name, {})))
+            pixels.write(fitted.tobytes())
+            offset += fitted.size
+    temporary.replace(out / "pixels.bin")
+    write(out / "index.json", json.dumps(rows).encode())
+
+
+def index_row(name: str, offset: int, shape: tuple[int, ...], note: dict) -> dict:
+    """Return the row of an image in index.json. note: its line of photos.jsonl, or {}."""
+    return {
+        "name": name,
+        "offset": offset,
+        "shape": shape,
+        "label": note.get("label", ""),
+        "captions": note.get("captions", []),
+        "validation": is_validation(name),
+    }
 
 
 class Photos:
-    """The prepared photographs: `photos[i]` is uint8 (H, W, 3), short side 256; `rows[i]` says what is known."""
+    """The prepared images: `photos[i]` is uint8 (H, W, 3), short side 256.
+
+    rows: of index.json. training, validation: the indices i of both parts.
+    """
 
     def __init__(self, folder: Path):
         self.rows = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -93,15 +116,20 @@ class Photos:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        start, shape = self.rows[i]["offset"], self.rows[i]["shape"]
+        start = self.rows[i]["offset"]
+        shape = self.rows[i]["shape"]
         return self.pixels[start : start + int(np.prod(shape))].reshape(shape)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prepare the photographs of a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="folder of pictures or tar shards")
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny/photos"))
+    """Prepare the images of a folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="folder of images or tar shards")
+    out = Path("runs/tiny/photos")
+    add("--out", type=Path, default=out, help="folder of the results (default: %(default)s)")
     args = parser.parse_args(argv)
     prepare(args.source, args.out)
 

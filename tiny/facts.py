@@ -1,8 +1,10 @@
-"""What a short text can say of a photograph: its kind, its colours by region, its brightness.
+"""What a short text can say of an image: its kind, its colors by region, its brightness.
 
-The colours are computed from the photograph: its mean colour in each cell of a 3 x 3 grid, named by the nearest
-of `COLOURS` in CIELAB. `describe` draws a random text from these facts, so that a text tower trained on such
-texts understands the words in any order and number.
+    text = describe(color_grid(image), "dog", [], random.Random(0))
+
+The colors are computed from the image: its mean color in each cell of a 3 x 3 grid, named by the
+nearest of `COLORS` in CIELAB. `describe` makes a random text of these facts, so that a text tower
+that is trained on such texts understands the words in any order and number.
 """
 
 import random
@@ -10,7 +12,7 @@ import random
 import cv2
 import numpy as np
 
-COLOURS = {
+COLORS = {
     "black": (20, 20, 20),
     "dark": (55, 52, 50),
     "gray": (128, 128, 128),
@@ -33,20 +35,28 @@ COLOURS = {
     "sky": (150, 190, 225),
     "purple": (120, 70, 140),
 }
-NAMES = tuple(COLOURS)
-ROWS, COLUMNS = ("above", "middle", "below"), ("left", "centre", "right")
+NAMES = tuple(COLORS)
+ROWS = ("above", "middle", "below")
+COLUMNS = ("left", "center", "right")
+CAPTION_PROBABILITY = 0.7  # that a human caption takes the place of the label
+KIND_PROBABILITY = 0.8  # that a text has label or caption
+PHRASES = ("", "a photo of ", "a ")  # before a label
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:
-    """Convert (..., 3) RGB in 0..255 to CIELAB, float32."""
+    """Return CIELAB, float32 (..., 3), of RGB (..., 3) in 0..255."""
     flat = (np.asarray(rgb, np.float32) / 255).reshape(1, -1, 3)
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(np.shape(rgb))
 
 
-def colour_grid(photo: np.ndarray) -> np.ndarray:
-    """Name the mean colour of each cell: uint8 (H, W, 3) -> int (3, 3) indices into `NAMES`."""
-    cells = _lab(cv2.resize(photo, (3, 3), interpolation=cv2.INTER_AREA))  # (3, 3, 3)
-    distance = np.linalg.norm(cells[:, :, None] - _lab(np.array(list(COLOURS.values()))), axis=-1)
+def color_grid(image: np.ndarray) -> np.ndarray:
+    """Return the nearest color of each cell's mean: int (3, 3), indices of NAMES.
+
+    image: uint8 (H, W, 3).
+    """
+    cells = _lab(cv2.resize(image, (3, 3), interpolation=cv2.INTER_AREA))  # (3, 3, 3)
+    colors = _lab(np.array(list(COLORS.values())))
+    distance = np.linalg.norm(cells[:, :, None] - colors, axis=-1)
     return distance.argmin(-1)
 
 
@@ -54,15 +64,28 @@ def _commonest(names: np.ndarray) -> str:
     return NAMES[np.bincount(names.ravel(), minlength=len(NAMES)).argmax()]
 
 
+def _region_facts(grid: np.ndarray) -> list[str]:
+    """Return what can be said of the colors of rows, columns, corners and the whole image."""
+    facts = [f"{_commonest(grid[i])} {ROWS[i]}" for i in range(3)]
+    facts += [f"{_commonest(grid[:, i])} {COLUMNS[i]}" for i in range(3)]
+    for i, j in ((0, 0), (0, 2), (2, 0), (2, 2)):
+        facts.append(f"{NAMES[grid[i, j]]} {ROWS[i]} {COLUMNS[j]}")
+    facts.append(_commonest(grid))
+    return facts
+
+
 def describe(grid: np.ndarray, label: str, captions: list[str], rng: random.Random) -> str:
-    """Draw one text of the facts: kind or human caption, then up to five colours by region, in random order."""
-    kind = [f"{rng.choice(('', 'a photo of ', 'a '))}{label}"] if label else []
-    if captions and rng.random() < 0.7:
+    """Return a random text of the facts: label or human caption, and two to five color facts.
+
+    grid: of `color_grid`. label, captions: "" and [] if there are none.
+    """
+    kind = []
+    if label:
+        kind = [f"{rng.choice(PHRASES)}{label}"]
+    if captions and rng.random() < CAPTION_PROBABILITY:
         kind = [rng.choice(captions).rstrip(" .")]
-    regions = [f"{_commonest(grid[i])} {ROWS[i]}" for i in range(3)]
-    regions += [f"{_commonest(grid[:, i])} {COLUMNS[i]}" for i in range(3)]
-    regions += [f"{NAMES[grid[i, j]]} {ROWS[i]} {COLUMNS[j]}" for i in (0, 2) for j in (0, 2)]
-    regions += [_commonest(grid)]
-    facts = rng.sample(regions, rng.randint(2, 5)) + (kind if rng.random() < 0.8 else [])
+    facts = rng.sample(_region_facts(grid), rng.randint(2, 5))
+    if rng.random() < KIND_PROBABILITY:
+        facts += kind
     rng.shuffle(facts)
     return rng.choice((" ", ", ")).join(facts)

@@ -1,9 +1,10 @@
-"""Train the bundled latent decoder: diffusers' AutoencoderTiny on the fixed linear latents of tiny/latents.py.
+"""Train the bundled latent decoder: diffusers' AutoencoderTiny on the latents of tiny/latents.py.
 
     python -m tiny.train_decoder --photos runs/tiny/photos --seconds 1800
 
-The loss is an L1 at three scales, a squared error and a distance of the edge network's features: no weights of
-others. Noise on the latents in training makes the decoder forgive the sampler.
+The loss is an L1 at three scales, a squared error and a distance of the edge network's features; no
+weights of others are used. Noise on the latents in training makes the decoder robust against errors
+of the sampler.
 """
 
 import random
@@ -13,23 +14,44 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.utils import save_image
 
+from annotator import HED_TINY
 from annotator.hed import HED, TINY
+from presets import BUNDLE
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, descend, parser, set_rate
+from tiny.training import (
+    Run,
+    averaged,
+    cosine_schedule,
+    optimizer_step,
+    parser,
+    set_learning_rate,
+)
 
-BUNDLE = Path(__file__).parent / "bundle"
-EDGES = Path(__file__).parent.parent / "annotator" / "hed_tiny.safetensors"
-CROP, BATCH, RATE = 96, 8, 1e-3
-WIDTH, BLOCKS = 48, (4, 3, 2, 1, 0)
+CROP = 96  # pixels
+BATCH = 8
+LEARNING_RATE = 1e-3
+WIDTH = 48
+BLOCKS = (4, 3, 2, 1, 0)
+MOST_NOISE = 0.15  # standard deviation of the noise on the latents
+FITTED_IMAGES = 3000  # that the latents are fitted to
+PATCHES = 30  # of each of these
+FEATURE_BLOCKS = 4  # of the edge network, in the loss
+FEATURE_WEIGHT = 0.05
+MEASURED_IMAGES = 40
+SHOWN_IMAGES = 8
 
 
 def make_decoder() -> AutoencoderTiny:
-    """Build the untrained autoencoder; its encoder half is as small as the class allows and stays unused."""
+    """Return the untrained autoencoder.
+
+    Its encoder is not used, and is as small as the class allows.
+    """
     return AutoencoderTiny(
         latent_channels=CHANNELS,
         encoder_block_out_channels=(1,),
@@ -41,98 +63,143 @@ def make_decoder() -> AutoencoderTiny:
     )
 
 
+# ---- loss
+
+
 def load_features() -> HED:
-    """Load the bundled edge network, whose activations serve as the feature loss."""
+    """Return the bundled edge network, whose activations are the features of the loss."""
     network = HED(TINY)
-    network.load_state_dict({k: v.float() for k, v in load_file(EDGES).items()})
+    network.load_state_dict({name: value.float() for name, value in load_file(HED_TINY).items()})
     return network.requires_grad_(False).eval()
 
 
 def features(network: HED, pixels: Tensor) -> list[Tensor]:
-    """Return the activations of the first four blocks, each divided by its own scale."""
-    x, found = (pixels + 1) * 127.5 - network.norm, []
-    for number in range(1, 5):
-        x = F.max_pool2d(x, 2) if number > 1 else x
+    """Return the activations of the first FEATURE_BLOCKS blocks.
+
+    pixels: (N, 3, H, W) in -1..1.
+    """
+    x = (pixels + 1) * 127.5 - network.norm
+    found = []
+    for number in range(1, FEATURE_BLOCKS + 1):
+        if number > 1:
+            x = F.max_pool2d(x, 2)
         x, _ = getattr(network, f"block{number}")(x)
         found.append(x)
     return found
 
 
-def reconstruction_loss(drawn: Tensor, truth: Tensor, network: HED) -> Tensor:
-    """L1 at three scales + 4 times the squared error + distance of edge features."""
-    loss = 4 * F.mse_loss(drawn, truth)
+def reconstruction_loss(recon: Tensor, truth: Tensor, network: HED) -> Tensor:
+    """Return L1 at three scales + 4 times the squared error + the distance of edge features.
+
+    recon, truth: (N, 3, H, W) in -1..1.
+    """
+    loss = 4 * F.mse_loss(recon, truth)
     for scale in (1, 2, 4):
-        loss = loss + F.l1_loss(F.avg_pool2d(drawn, scale), F.avg_pool2d(truth, scale)) / 3
-    for a, b in zip(features(network, drawn), features(network, truth), strict=True):
-        loss = loss + 0.05 * (a - b).abs().mean() / b.abs().mean()
+        loss = loss + F.l1_loss(F.avg_pool2d(recon, scale), F.avg_pool2d(truth, scale)) / 3
+    pairs = zip(features(network, recon), features(network, truth), strict=True)
+    for own, target in pairs:
+        loss = loss + FEATURE_WEIGHT * (own - target).abs().mean() / target.abs().mean()
     return loss
 
 
-def random_crop(photo: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Cut a square of `CROP` pixels, flipped half of the time."""
-    y, x = (rng.randint(0, side - CROP) for side in photo.shape[:2])
-    crop = photo[y : y + CROP, x : x + CROP]
+# ---- data
+
+
+def random_crop(image: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Return a random square of CROP pixels, flipped half of the time: uint8 (CROP, CROP, 3)."""
+    y = rng.randint(0, image.shape[0] - CROP)
+    x = rng.randint(0, image.shape[1] - CROP)
+    crop = image[y : y + CROP, x : x + CROP]
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def centre(photo: np.ndarray) -> np.ndarray:
-    """Cut the middle to sides that are multiples of the patch."""
-    height, width = (side // PATCH * PATCH for side in photo.shape[:2])
-    y, x = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
-    return photo[y : y + height, x : x + width]
+def random_crops(photos: Photos, rng: random.Random) -> list[np.ndarray]:
+    """Return a batch of random crops of random training images."""
+    crops = []
+    for _ in range(BATCH):
+        image = photos[rng.choice(photos.training)]
+        crops.append(random_crop(image, rng))
+    return crops
+
+
+def center(image: np.ndarray) -> np.ndarray:
+    """Return the middle of an image, with sides that are multiples of the patch."""
+    height = image.shape[0] // PATCH * PATCH
+    width = image.shape[1] // PATCH * PATCH
+    y = (image.shape[0] - height) // 2
+    x = (image.shape[1] - width) // 2
+    return image[y : y + height, x : x + width]
+
+
+# ---- training
 
 
 @torch.no_grad()
 def measure(autoencoder: AutoencoderTiny, latents: Latents, photos: Photos, sheet: Path) -> dict:
-    """Return the PSNR on held-out photographs and write a sheet of originals over reconstructions."""
+    """Return the PSNR on held-out images, and write a sheet of originals above reconstructions."""
     errors, tiles = [], []
-    for i in photos.validation[:40]:
-        pixels = to_pixels([centre(photos[i])])
-        drawn = autoencoder.decode(latents.encode(pixels)).sample.clamp(-1, 1)
-        errors.append(F.mse_loss(drawn, pixels).item() / 4)
-        tiles.append(torch.cat([pixels[:, :, :256, :256], drawn[:, :, :256, :256]], 2))
-    save_image(torch.cat(tiles[:8]) / 2 + 0.5, sheet, nrow=8)
+    for i in photos.validation[:MEASURED_IMAGES]:
+        pixels = to_pixels([center(photos[i])])
+        recon = autoencoder.decode(latents.encode(pixels)).sample.clamp(-1, 1)
+        errors.append(F.mse_loss(recon, pixels).item() / 4)
+        tiles.append(torch.cat([pixels[:, :, :256, :256], recon[:, :, :256, :256]], 2))
+    save_image(torch.cat(tiles[:SHOWN_IMAGES]) / 2 + 0.5, sheet, nrow=SHOWN_IMAGES)
     return {"psnr": float(np.mean(-10 * np.log10(errors)))}
+
+
+def load_latents(path: Path, photos: Photos, seed: int) -> Latents:
+    """Return the latents of a bundle, fitted and written if there are none."""
+    if not path.exists():
+        images = [photos[i] for i in photos.training[:FITTED_IMAGES]]
+        Latents.fit(images, PATCHES, np.random.default_rng(seed)).save(path)
+    return Latents.load(path)
+
+
+def train(run: Run, photos: Photos, latents: Latents, bundle: Path) -> None:
+    """Train, log and export the decoder with averaged weights."""
+    rng = random.Random(run.seed)
+    network = load_features().to(run.device, memory_format=torch.channels_last)
+    autoencoder = make_decoder()
+    decoder = autoencoder.decoder.to(run.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(decoder.parameters(), LEARNING_RATE, weight_decay=1e-4)
+    average = EMAModel(decoder.parameters(), decay=0.998)
+
+    def train_step(progress: float) -> dict:
+        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress))
+        pixels = to_pixels(random_crops(photos, rng))
+        z = latents.encode(pixels)
+        z = z + torch.rand(BATCH, 1, 1, 1) * MOST_NOISE * torch.randn_like(z)
+        pixels = pixels.to(run.device, memory_format=torch.channels_last)
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            recon = autoencoder.decode(z.to(run.device)).sample
+            loss = reconstruction_loss(recon.float(), pixels, network)
+        optimizer_step(loss, optimizer)
+        average.step(decoder.parameters())
+        return {"loss": loss.item()}
+
+    def check() -> dict:
+        smooth = make_decoder()
+        smooth.decoder = averaged(decoder, average)
+        smooth.half().save_pretrained(bundle / "generator" / "vae")
+        return measure(smooth.float(), latents, photos, run.folder / "sheet.png")
+
+    parts = {"decoder": decoder, "optimizer": optimizer, "average": average}
+    run.loop(train_step, parts, {500: check})
+    print(check())
 
 
 def main(argv: list[str] | None = None) -> None:
     """Fit the latents, train the decoder, log, export."""
     flags = parser(__doc__, "runs/tiny/decoder", 1800)
-    flags.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    flags.add_argument("--bundle", type=Path, default=BUNDLE)
+    add = flags.add_argument
+    images = Path("runs/tiny/photos")
+    add("--photos", type=Path, default=images, help="folder written by tiny.data")
+    add("--bundle", type=Path, default=BUNDLE, help="folder of the bundle")
     args = flags.parse_args(argv)
-
-    run, photos, rng = Run(args.run, args.seconds, args.seed), Photos(args.photos), random.Random(args.seed)
-    path = args.bundle / "latents.safetensors"
-    if not path.exists():
-        Latents.fit([photos[i] for i in photos.training[:3000]], 30, np.random.default_rng(args.seed)).save(path)
-    latents, network = Latents.load(path), load_features().to(args.device, memory_format=torch.channels_last)
-    autoencoder = make_decoder()
-    autoencoder.decoder.to(args.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(autoencoder.decoder.parameters(), RATE, weight_decay=1e-4)
-    average = Average(autoencoder.decoder, 0.998)
-
-    def train_step(progress: float) -> dict:
-        set_rate(optimizer, RATE * cosine(progress))
-        pixels = to_pixels([random_crop(photos[rng.choice(photos.training)], rng) for _ in range(BATCH)])
-        z = latents.encode(pixels)
-        z = z + torch.rand(BATCH, 1, 1, 1) * 0.15 * torch.randn_like(z)
-        pixels = pixels.to(args.device, memory_format=torch.channels_last)
-        with torch.autocast(args.device.type, torch.bfloat16):
-            drawn = autoencoder.decode(z.to(args.device)).sample
-            loss = reconstruction_loss(drawn.float(), pixels, network)
-        descend(loss, optimizer)
-        average.update()
-        return {"loss": loss.item()}
-
-    def check() -> dict:
-        smooth = make_decoder()
-        smooth.decoder.load_state_dict(average.shadow)
-        smooth.half().save_pretrained(args.bundle / "generator" / "vae")
-        return measure(smooth.float(), latents, photos, args.run / "sheet.png")
-
-    run.loop(train_step, {"decoder": autoencoder.decoder, "optimizer": optimizer, "average": average}, {500: check})
-    print(check())
+    run = Run(args.run, args.seconds, args.seed, args.device)
+    photos = Photos(args.photos)
+    latents = load_latents(args.bundle / "latents.safetensors", photos, args.seed)
+    train(run, photos, latents, args.bundle)
 
 
 if __name__ == "__main__":

@@ -1,117 +1,69 @@
-"""Train the bundled UNet and ControlNet together, from scratch, by flow matching on the latents of tiny/latents.py.
+"""Train the bundled UNet and ControlNet together, from scratch, by flow matching.
 
-    python -m tiny.train_generator --photos runs/tiny/photos --conditions runs/tiny/conditions --seconds 4500
+    python -m tiny.train_generator --photos runs/tiny/photos --conditions runs/tiny/conditions
 
-A batch is (photograph, prompt, sketch, colour map): the prompt is the one that prompt inversion finds for the
-photograph, or a text of tiny/facts.py, or nothing; the sketch is the decoded one at one of the codec's rates, or the
-clean one, or nothing; the colour map is the decoded one at one of its rates, or nothing. x_s = (1 - s) x + s noise, and
-the network predicts noise - x (Lipman et al., "Flow Matching for Generative Modeling", 2023), at timestep 1000 s. Half
-of the noise levels are close to 1, where few-step sampling needs them. With CLIP, latents and decoder beside it, the
-result is a preset: `--preset BUNDLE`.
+The network and its loss are in tiny/denoiser.py. A batch is (image, prompt, sketch, color map):
+
+    prompt       the one that prompt inversion finds, or a text of tiny/facts.py, or nothing
+    sketch       decoded at one of the codec's rates, or the clean one, or nothing
+    color map    decoded at one of the codec's rates, or nothing
+
+With CLIP, latents and decoder in the same folder, the result is a preset: `--preset BUNDLE`.
 """
 
 import json
 import random
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    AutoencoderTiny,
-    ControlNetModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
-from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers.training_utils import EMAModel
+from einops import repeat
+from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffusion.control import COLOUR_SCALE, control_channels, control_tensor
+from common.files import write
+from diffusion.control import COLOR_SCALE, control_channels, control_tensor
 from diffusion.generator import framed
+from presets import BUNDLE
 from tiny.conditions import Conditions
 from tiny.data import Photos
-from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import Average, Run, cosine, descend, parser, set_rate
+from tiny.denoiser import CONTROL, Denoiser, euler, flow_loss, latents_error, noise_levels
+from tiny.latents import CHANNELS, Latents, to_pixels
+from tiny.training import (
+    Run,
+    averaged,
+    cosine_schedule,
+    optimizer_step,
+    parser,
+    set_learning_rate,
+)
 
-BUNDLE = Path(__file__).parent / "bundle"
-WIDTHS, TEXT_WIDTH = (96, 192), 192
-CONTROL = f"space to depth {PATCH}"  # as in the preset
-BATCH, RATE = 16, 8e-4
+BATCH = 16
+LEARNING_RATE = 8e-4
 SIZES = ((256, 256), (256, 320), (320, 256), (256, 384), (384, 256))  # of the crops, pixels
-DROP_TEXT, DROP_SKETCH, DROP_COLOUR, FACTS = 0.15, 0.12, 0.4, 0.25
+DROP_TEXT = 0.15  # probability of no text
+FACTS = 0.25  # probability of a text of tiny/facts.py
+DROP_SKETCH = 0.12
+DROP_COLOR = 0.4
+SIDE = 256  # pixels of the squares of held-out images
+SHOWN = ("text", "sketch+text", "sketch+text+color")
+LEVELS = (0.98, 0.7)  # of the noise, where errors are measured
+MEASURED_IMAGES = 64
+SHEET_IMAGES = 16
 
 
-def make_unet() -> UNet2DConditionModel:
-    """Build the untrained UNet: attention on the coarser of its two scales."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        block_out_channels=WIDTHS,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-    )
-
-
-def make_controlnet() -> ControlNetModel:
-    """Build the untrained ControlNet, whose hint is sketch and colour map at the latents' resolution.
-
-    Its usual zero convolutions are given an ordinary start: there is no pretrained UNet to protect.
-    """
-    controlnet = ControlNetModel(
-        in_channels=CHANNELS,
-        conditioning_channels=control_channels(CONTROL),
-        conditioning_embedding_out_channels=(WIDTHS[0],),
-        block_out_channels=WIDTHS,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,
-    )
-    for conv in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
-        nn.init.kaiming_uniform_(conv.weight, a=5**0.5)
-    nn.init.orthogonal_(controlnet.controlnet_cond_embedding.conv_out.weight)
-    return controlnet
-
-
-class Drawer(nn.Module):
-    """UNet and ControlNet as one module: predicts noise - latents."""
-
-    def __init__(self):
-        super().__init__()
-        self.unet, self.controlnet = make_unet(), make_controlnet()
-        self.unet.set_attn_processor(AttnProcessor())  # its backward pass beats the fused one on a CPU
-        self.controlnet.set_attn_processor(AttnProcessor())
-
-    def forward(self, noisy: Tensor, level: Tensor, text: Tensor, control: Tensor, shown: Tensor) -> Tensor:
-        """(N, 16, h, w), (N,), (N, T, 192), (N, C, h, w), (N,) 1 where the control is shown -> (N, 16, h, w)."""
-        down, middle = self.controlnet(noisy, 1000 * level, text, control, return_dict=False)
-        mask = shown.view(-1, 1, 1, 1)
-        down, middle = [d * mask for d in down], middle * mask
-        return self.unet(
-            noisy,
-            1000 * level,
-            text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-
-
-def noise_levels(count: int) -> Tensor:
-    """Draw noise levels in 0..1: half uniform, half crowded towards 1."""
-    u = torch.rand(count)
-    return torch.where(torch.rand(count) < 0.5, 1 - 0.3 * u**2, 0.02 + 0.98 * u)
+# ---- batches
 
 
 class Batches:
-    """Random training batches of crops of one size, with their conditions."""
+    """Random training batches of crops of one size, with their conditions.
+
+    encoder: images -> latents. bundle: folder with the CLIP. drop_color: probability of no colors.
+    """
 
     def __init__(
         self,
@@ -120,199 +72,245 @@ class Batches:
         encoder: Latents,
         bundle: Path,
         seed: int,
-        drop_colour: float = DROP_COLOUR,
+        drop_color: float = DROP_COLOR,
     ):
-        self.photos, self.conditions, self.encoder, self.drop_colour = photos, conditions, encoder, drop_colour
+        self.photos = photos
+        self.conditions = conditions
+        self.encoder = encoder
+        self.drop_color = drop_color
         self.rng = random.Random(seed)
         self.tokenizer = CLIPTokenizer.from_pretrained(bundle / "clip")
-        self.text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float32).eval()
-        shapes = [row["shape"] for row in photos.rows]
-        self.fitting = {
-            size: [i for i in photos.training if shapes[i][0] >= size[0] and shapes[i][1] >= size[1]] for size in SIZES
-        }
+        text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float32)
+        self.text_encoder = text_encoder.eval()
+        self.fitting = {size: self._at_least(*size) for size in SIZES}
+
+    def _at_least(self, height: int, width: int) -> list[int]:
+        """Return the training images that are large enough for a crop."""
+        fitting = []
+        for i in self.photos.training:
+            shape = self.photos.rows[i]["shape"]
+            if shape[0] >= height and shape[1] >= width:
+                fitting.append(i)
+        return fitting
 
     def text(self, i: int) -> list[int]:
-        """Return the prompt of photograph i as ids."""
+        """Return a random prompt of image i as token ids: nothing, facts, or the inverted one."""
         draw = self.rng.random()
         if draw < DROP_TEXT:
             return []
         prompt = self.conditions.prompt(i)
         if draw < DROP_TEXT + FACTS or not prompt:
-            return self.tokenizer(self.conditions.facts(i, self.rng), add_special_tokens=False)["input_ids"]
+            facts = self.conditions.facts(i, self.rng)
+            return self.tokenizer(facts, add_special_tokens=False)["input_ids"]
         return prompt
 
     @torch.no_grad()
     def encode_text(self, prompts: list[list[int]]) -> Tensor:
-        """Encode prompts as the pipeline does: begin, ids, end, padding -> (N, 32, 192)."""
+        """Return the features (N, 32, 192) of prompts, encoded as the pipeline does it."""
         longest = self.tokenizer.model_max_length
         rows = [framed(ids[: longest - 2], self.tokenizer, longest) for ids in prompts]
         return self.text_encoder(torch.tensor(rows)).last_hidden_state
 
     def control(self, i: int, window: tuple[slice, slice], flip: int) -> Tensor | None:
-        """Draw what the ControlNet is shown of a window of photograph i, None for nothing: (1, C, h, w)."""
-        sketch = colour = None
+        """Return a random control image of a window of image i, (1, C, h, w), or None for nothing.
+
+        flip: 1 or -1, the step of the columns.
+        """
+        sketch = color = None
         if self.rng.random() > DROP_SKETCH:
             sketch = self.conditions.sketch(i, self.rng)[window][:, ::flip]
-        if self.rng.random() > self.drop_colour:
-            cells = tuple(slice(part.start // COLOUR_SCALE, part.stop // COLOUR_SCALE) for part in window)
-            colour = self.conditions.colour(i)[cells][:, ::flip]
-        return None if sketch is None and colour is None else control_tensor(sketch, CONTROL, colour)
+        if self.rng.random() > self.drop_color:
+            color = self.conditions.color(i)[color_window(window)][:, ::flip]
+        if sketch is None and color is None:
+            return None
+        return control_tensor(sketch, CONTROL, color)
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return latents (N, 16, h, w), text (N, 32, 192), control (N, C, h, w), shown (N,).
+    def window(self, i: int, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Return a random window of image i, in steps of the color map's pixels."""
+        window = []
+        for side, length in zip(self.photos[i].shape[:2], size, strict=True):
+            start = COLOR_SCALE * self.rng.randint(0, (side - length) // COLOR_SCALE)
+            window.append(slice(start, start + length))
+        return tuple(window)
 
-        Crops are at random places, flipped half of the time.
+    def sample(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return latents (N, 16, h, w), text (N, 32, 192), control (N, C, h, w) and shown (N,).
+
+        Crops are at random positions, flipped half of the time.
         """
         size = self.rng.choice(SIZES)
         chosen = self.rng.sample(self.fitting[size], BATCH)
-        photos, controls = [], []
+        images, controls = [], []
         for i in chosen:
-            room = [(side - cut) // COLOUR_SCALE for side, cut in zip(self.photos[i].shape[:2], size, strict=True)]
-            y, x = (COLOUR_SCALE * self.rng.randint(0, steps) for steps in room)
-            window, flip = np.s_[y : y + size[0], x : x + size[1]], self.rng.choice((1, -1))
-            photos.append(self.photos[i][window][:, ::flip])
+            window = self.window(i, size)
+            flip = self.rng.choice((1, -1))
+            images.append(self.photos[i][window][:, ::flip])
             controls.append(self.control(i, window, flip))
-        latents = self.encoder.encode(to_pixels(photos))
+        latents = self.encoder.encode(to_pixels(images))
         shown = torch.tensor([control is not None for control in controls]).float()
         nothing = torch.zeros(1, control_channels(CONTROL), *latents.shape[2:])
         control = torch.cat([nothing if control is None else control for control in controls])
-        return latents, self.encode_text([self.text(i) for i in chosen]), control, shown
+        text = self.encode_text([self.text(i) for i in chosen])
+        return latents, text, control, shown
 
 
-def flow_loss(drawer: Drawer, batch: tuple[Tensor, Tensor, Tensor, Tensor], level: Tensor, noise: Tensor) -> Tensor:
-    """Return the squared error of the flow that is predicted for a batch of `Batches.draw` at its noise levels (N,)."""
-    latents, text, control, shown = batch
-    weight, device = level.view(-1, 1, 1, 1), drawer.unet.device
-    noisy, target = (1 - weight) * latents + weight * noise, noise - latents
-    with torch.autocast(device.type, torch.bfloat16):
-        flow = drawer(*(tensor.to(device) for tensor in (noisy, level, text, control, shown)))
-    return F.mse_loss(flow.float(), target.to(device))
-
-
-SHOWN = ("text", "sketch+text", "sketch+text+colour")
-
-
-def held_out(batches: Batches, i: int, shown: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Tensor, Tensor]:
-    """Return photograph i's middle square: pixels, sketch, colour map; then text and control of what is `shown`."""
-    photo, sketch, colour = batches.photos[i], batches.conditions.decoded(i), batches.conditions.colour(i)
-    photo, sketch, colour = photo[:256, :256], sketch[:256, :256], colour[:32, :32]
-    control = control_tensor(
-        sketch if "sketch" in shown else None, CONTROL, colour if "sketch" not in shown or "colour" in shown else None
+def color_window(window: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return the part of a color map that belongs to a window of its image."""
+    rows, columns = window
+    return (
+        slice(rows.start // COLOR_SCALE, rows.stop // COLOR_SCALE),
+        slice(columns.start // COLOR_SCALE, columns.stop // COLOR_SCALE),
     )
-    return photo, sketch, colour, batches.encode_text([batches.conditions.prompt(i)]), control
+
+
+# ---- held-out images
+
+
+class HeldOut(NamedTuple):
+    """The upper left square of a held-out image, and what the network is shown of it."""
+
+    image: np.ndarray  # uint8 (256, 256, 3)
+    sketch: np.ndarray  # uint8 (256, 256)
+    color: np.ndarray  # uint8 (32, 32, 3)
+    text: Tensor  # (1, 32, 192)
+    control: Tensor  # (1, C, 16, 16)
+
+
+def held_out(batches: Batches, i: int, shown: str) -> HeldOut:
+    """Return the square of image i. shown: one of SHOWN."""
+    conditions = batches.conditions
+    image = batches.photos[i][:SIDE, :SIDE]
+    sketch = conditions.decoded(i)[:SIDE, :SIDE]
+    color = conditions.color(i)[: SIDE // COLOR_SCALE, : SIDE // COLOR_SCALE]
+    if shown == "sketch+text":
+        control = control_tensor(sketch, CONTROL, None)
+    elif shown == "text":
+        control = control_tensor(None, CONTROL, color)  # of the right size; it is not used
+    else:
+        control = control_tensor(sketch, CONTROL, color)
+    return HeldOut(image, sketch, color, batches.encode_text([conditions.prompt(i)]), control)
+
+
+def clean_error(denoiser: Denoiser, batches: Batches) -> dict[str, float]:
+    """Return the error of the clean latents on held-out images, by what is shown and noise level.
+
+    Level 0.98 measures what the conditions alone tell (an output of 0 has the error 0.97). A sketch
+    does not tell which side of a line is darker; what it tells shows at 0.7.
+    """
+    generator = torch.Generator().manual_seed(0)
+    errors = {}
+    for i in batches.photos.validation[:MEASURED_IMAGES]:
+        noise = None
+        for shown in SHOWN:
+            image, _, _, text, control = held_out(batches, i, shown)
+            x = batches.encoder.encode(to_pixels([image]))
+            if noise is None:
+                noise = torch.randn(x.shape, generator=generator)
+            use = float(shown != "text")
+            for level in LEVELS:
+                error = latents_error(denoiser, x, noise, level, text, control, use)
+                errors.setdefault(f"{shown} {level}", []).append(error)
+    return {name: float(np.mean(values)) for name, values in errors.items()}
 
 
 @torch.no_grad()
-def latents_error(drawer: Drawer, x: Tensor, noise: Tensor, level: float, text: Tensor, control: Tensor, shown=1.0):
-    """Return the squared error of what is predicted for clean latents x (1, 16, h, w) at a noise level, as float."""
-    noisy = (1 - level) * x + level * noise
-    flow = drawer(noisy, torch.tensor([level]), text, control, torch.tensor([shown]))
-    return F.mse_loss(noisy - level * flow, x).item()
+def write_sheet(denoiser: Denoiser, batches: Batches, vae: AutoencoderTiny, path: Path) -> None:
+    """Write held-out images: original, sketch, reconstruction, color map, reconstruction."""
+    rows = []
+    for i in batches.photos.validation[:SHEET_IMAGES]:
+        tiles = []
+        for shown in SHOWN[1:]:
+            image, sketch, color, text, control = held_out(batches, i, shown)
+            noise = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
+            recon = vae.decode(euler(denoiser, noise, text, control)).sample
+            if shown == "sketch+text":
+                hint = repeat(sketch, "h w -> h w c", c=3)
+            else:
+                hint = repeat(color, "h w c -> (h p) (w q) c", p=COLOR_SCALE, q=COLOR_SCALE)
+            tiles += [to_pixels([hint]), recon]
+        row = torch.cat([to_pixels([image]), *tiles], 3)
+        rows.append(row.clamp(-1, 1) / 2 + 0.5)
+    save_image(torch.cat(rows), path, nrow=4)
 
 
-def clean_error(drawer: Drawer, batches: Batches) -> dict:
-    """Return the error of the clean latents on held-out photographs, by what is shown and noise level.
+# ---- training
 
-    Level 0.98 measures what the conditions alone tell (0: 0.97); a sketch does not say which side of a line is
-    the darker one, so that what it tells shows at 0.7.
+
+def export(denoiser: Denoiser, tokenizer: CLIPTokenizer, bundle: Path) -> None:
+    """Write generator/, controlnet/ and preset.json into a bundle.
+
+    The layout is that of Stable Diffusion, in half precision.
     """
-    generator = torch.Generator().manual_seed(0)
-    errors = {f"{shown} {level}": [] for shown in SHOWN for level in (0.98, 0.7)}
-    for i in batches.photos.validation[:64]:
-        noise = None
-        for name, found in errors.items():
-            shown, level = name.split()[0], float(name.split()[1])
-            photo, _, _, text, control = held_out(batches, i, shown)
-            x = batches.encoder.encode(to_pixels([photo]))
-            noise = torch.randn(x.shape, generator=generator) if noise is None else noise
-            found.append(latents_error(drawer, x, noise, level, text, control, float(shown != "text")))
-    return {name: float(np.mean(error)) for name, error in errors.items()}
-
-
-def export(drawer: Drawer, batches: Batches, bundle: Path) -> None:
-    """Write generator/ and controlnet/ in the layout of Stable Diffusion, in half precision, and preset.json."""
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, steps_offset=1
     )
     text_encoder = CLIPTextModel.from_pretrained(bundle / "clip", dtype=torch.float16)
-    vae = AutoencoderTiny.from_pretrained(bundle / "generator" / "vae", torch_dtype=torch.float16)
-    vae.register_to_config(_name_or_path="")  # where it lay on this machine is nobody's business
+    vae = load_decoder(bundle, torch.float16)
+    vae.register_to_config(_name_or_path="")  # the folder on this machine is of no interest
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=batches.tokenizer,
-        unet=drawer.unet.half(),
+        tokenizer=tokenizer,
+        unet=denoiser.unet.half(),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(bundle / "generator")
-    drawer.controlnet.half().save_pretrained(bundle / "controlnet")
-    drawer.float()
-    models = {name: name for name in ("clip", "generator", "controlnet")}
-    (bundle / "preset.json").write_text(json.dumps({"base": "tiny"} | models) + "\n")
+    denoiser.controlnet.half().save_pretrained(bundle / "controlnet")
+    preset = {"base": "tiny", "clip": "clip", "generator": "generator", "controlnet": "controlnet"}
+    write(bundle / "preset.json", (json.dumps(preset) + "\n").encode())
 
 
-@torch.no_grad()
-def euler(drawer: nn.Module, noise: Tensor, text: Tensor, control: Tensor, steps: int = 8) -> Tensor:
-    """Draw latents (N, 16, h, w) from noise of that shape by plain Euler steps without guidance."""
-    x = noise
-    for level, following in pairwise(torch.linspace(1, 0, steps + 1)):
-        x = x + (following - level) * drawer(x, level.expand(len(x)), text, control, torch.ones(len(x)))
-    return x
+def load_decoder(bundle: Path, dtype: torch.dtype) -> AutoencoderTiny:
+    """Return the latent decoder of a bundle."""
+    return AutoencoderTiny.from_pretrained(bundle / "generator" / "vae", torch_dtype=dtype)
 
 
-@torch.no_grad()
-def sheet(drawer: Drawer, batches: Batches, vae: AutoencoderTiny, path: Path) -> None:
-    """Draw held-out photographs: original, sketch, drawn, colour map, drawn."""
-    tiles = []
-    for i in batches.photos.validation[:16]:
-        row = []
-        for shown in SHOWN[1:]:
-            photo, sketch, colour, text, control = held_out(batches, i, shown)
-            noise = torch.randn((1, CHANNELS, 16, 16), generator=torch.Generator().manual_seed(i))
-            drawn = vae.decode(euler(drawer, noise, text, control)).sample
-            hint = np.repeat(sketch[..., None], 3, 2) if shown == "sketch+text" else np.kron(colour, np.ones((8, 8, 1)))
-            row += [to_pixels([hint]), drawn]
-        tiles.append(torch.cat([to_pixels([photo]), *row], 3).clamp(-1, 1) / 2 + 0.5)
-    save_image(torch.cat(tiles), path, nrow=4)
+def train(run: Run, batches: Batches, bundle: Path) -> None:
+    """Train, log and export the network with averaged weights."""
+    denoiser = Denoiser().to(run.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), LEARNING_RATE, weight_decay=1e-2)
+    average = EMAModel(denoiser.parameters(), decay=0.999)
+
+    def train_step(progress: float) -> dict:
+        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress))
+        batch = batches.sample()
+        loss = flow_loss(denoiser, batch, noise_levels(BATCH), torch.randn_like(batch[0]))
+        optimizer_step(loss, optimizer)
+        average.step(denoiser.parameters())
+        return {"loss": loss.item()}
+
+    def check() -> dict:
+        smooth = averaged(denoiser, average)
+        vae = load_decoder(bundle, torch.float32)
+        write_sheet(smooth, batches, vae, run.folder / "sheet.png")
+        errors = clean_error(smooth, batches)
+        export(smooth, batches.tokenizer, bundle)
+        return errors
+
+    # "drawer" is the network's name in the states of earlier runs.
+    run.loop(
+        train_step, {"drawer": denoiser, "optimizer": optimizer, "average": average}, {500: check}
+    )
+    print(check())
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, log, export."""
     flags = parser(__doc__, "runs/tiny/generator", 4500)
-    flags.add_argument("--photos", type=Path, default=Path("runs/tiny/photos"))
-    flags.add_argument("--conditions", type=Path, default=Path("runs/tiny/conditions"))
-    flags.add_argument("--bundle", type=Path, default=BUNDLE)
+    add = flags.add_argument
+    runs = Path("runs/tiny")
+    add("--photos", type=Path, default=runs / "photos", help="folder written by tiny.data")
+    help_conditions = "folder written by tiny.conditions"
+    add("--conditions", type=Path, default=runs / "conditions", help=help_conditions)
+    add("--bundle", type=Path, default=BUNDLE, help="folder of the bundle")
     args = flags.parse_args(argv)
-
-    run, photos = Run(args.run, args.seconds, args.seed), Photos(args.photos)
+    run = Run(args.run, args.seconds, args.seed, args.device)
+    photos = Photos(args.photos)
+    conditions = Conditions(args.conditions, photos)
     encoder = Latents.load(args.bundle / "latents.safetensors")
-    batches = Batches(photos, Conditions(args.conditions, photos), encoder, args.bundle, args.seed)
-    drawer = Drawer().to(args.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(drawer.parameters(), RATE, weight_decay=1e-2)
-    average = Average(drawer, 0.999)
-
-    def train_step(progress: float) -> dict:
-        set_rate(optimizer, RATE * cosine(progress))
-        batch = batches.draw()
-        loss = flow_loss(drawer, batch, noise_levels(BATCH), torch.randn_like(batch[0]))
-        descend(loss, optimizer)
-        average.update()
-        return {"loss": loss.item()}
-
-    def check() -> dict:
-        smooth = Drawer()
-        smooth.load_state_dict(average.shadow)
-        smooth.eval()
-        vae = AutoencoderTiny.from_pretrained(args.bundle / "generator" / "vae", torch_dtype=torch.float32)
-        sheet(smooth, batches, vae, args.run / "sheet.png")
-        errors = clean_error(smooth, batches)
-        export(smooth, batches, args.bundle)
-        return errors
-
-    run.loop(train_step, {"drawer": drawer, "optimizer": optimizer, "average": average}, {500: check})
-    print(check())
+    train(run, Batches(photos, conditions, encoder, args.bundle, args.seed), args.bundle)
 
 
 if __name__ == "__main__":

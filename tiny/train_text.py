@@ -1,9 +1,10 @@
-"""Count the language model that codes prompts in words: `text_codec/captions.bin`, from a file of captions.
+"""Count the language model that codes prompts as texts: `text_codec/captions.bin`.
 
     python -m tiny.train_text --captions captions.txt.gz
 
-One caption a line. A fixed share is held out by hash; the last line on stdout says, as JSON, what 1,000 of those
-take, beside zlib, raw deflate and fixed-length ids. The file holds words and rounded counts of n-grams.
+The file has one caption in each line. A fixed fraction is held out by hash. The last line on stdout
+is JSON: the mean bytes of 1,000 held-out captions, coded with this model and as zlib, raw deflate
+and token ids of fixed length. The model holds words and rounded counts of n-grams.
 """
 
 import argparse
@@ -12,113 +13,188 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import text_codec
+from common.files import write
 from presets import BUNDLE
 from text_codec import words
 from text_codec.ngrams import MASSES, Level, NGrams
 from tiny.data import is_validation
 
 RARE = 4  # words seen less often are spelled
-WORD_KEPT = (1, 1, 2, 3)  # n-grams of words seen less often (in as many contexts) are left out
+# For each length, the least count (in contexts) of an n-gram that is kept.
+WORD_KEPT = (1, 1, 2, 3)
 LETTER_KEPT = (1, 1, 1, 1, 1)
-SCALE = 16  # of counts, so that discounts are whole enough
-BYTE_RUNS = range(2, 13)  # lengths of made-up words of bytes above 127, which the captions do not have
+SCALE = 16  # of counts, so that discounted counts can be rounded
+# Lengths of artificial words of bytes above 127, which the captions do not have.
+BYTE_RUNS = range(2, 13)
+MEASURED = 1000  # held-out captions
+
+
+class Counted(NamedTuple):
+    """The n-grams of one length."""
+
+    keys: np.ndarray  # int64, ascending: numbers in base `symbols`, oldest symbol first
+    counts: np.ndarray  # int64
 
 
 def train(captions: Sequence[str]) -> words.Model:
-    """Count words and letters."""
-    cut = [words.tokens(caption) for caption in captions]
-    counts = Counter(token for tokens in cut for token in tokens)
-    known = [word for word, count in counts.most_common() if count >= RARE and word not in words.FIRST_WORDS]
-    vocabulary = [*words.FIRST_WORDS, *known]
+    """Return the model of words and letters of these captions."""
+    texts = [words.tokens(caption) for caption in captions]
+    counts = Counter(chain.from_iterable(texts))
+    vocabulary = list(words.FIRST_WORDS)
+    for word, number in counts.most_common():
+        if number >= RARE and word not in words.FIRST_WORDS:
+            vocabulary.append(word)
     symbols = {word: symbol for symbol, word in enumerate(vocabulary)}
-    unknown = (words.UNKNOWN, words.SPACE_UNKNOWN)
-    texts = [[symbols.get(token, unknown[token[0] == " "]) for token in tokens] for tokens in cut]
-    spelled = [word.lstrip(" ") for word in counts if word not in words.FIRST_WORDS]
-    letters = [words.letter_symbols(word) for word in spelled] + [[words.BYTE] * run for run in BYTE_RUNS]
+    coded = [word_symbols(tokens, symbols) for tokens in texts]
+    spelled = []
+    for word in counts:
+        if word not in words.FIRST_WORDS:
+            spelled.append(words.letter_symbols(word.lstrip(" ")))
+    spelled += [[words.BYTE] * run for run in BYTE_RUNS]
     return words.Model(
-        vocabulary, count(texts, len(vocabulary), WORD_KEPT), count(letters, words.BYTE + 1, LETTER_KEPT)
+        vocabulary,
+        count(coded, len(vocabulary), WORD_KEPT),
+        count(spelled, words.BYTE + 1, LETTER_KEPT),
     )
 
 
-def count(texts: Sequence[Sequence[int]], symbols: int, kept: Sequence[int]) -> NGrams:
-    """Interpolated Kneser-Ney n-grams up to length len(kept), with discounts for counts of 1, 2 and more.
+def word_symbols(tokens: Sequence[str], symbols: dict[str, int]) -> list[int]:
+    """Return the symbols of a text's tokens."""
+    found = []
+    for token in tokens:
+        unknown = words.SPACE_UNKNOWN if token[0] == " " else words.UNKNOWN
+        found.append(symbols.get(token, unknown))
+    return found
 
-    kept: for each length, the least count of an n-gram of it that is kept; contexts of kept ones are kept too.
+
+# ---- n-grams
+
+
+def count(texts: Sequence[Sequence[int]], symbols: int, kept: Sequence[int]) -> NGrams:
+    """Return interpolated Kneser-Ney n-grams, with discounts for counts of 1, 2 and more.
+
+    symbols: number of symbols. kept: for each length, the least count of an n-gram that is kept;
+    the contexts of these are kept too.
     """
-    order = len(kept)
-    stream = np.concatenate([[*[0] * (order - 1), *text, 0] for text in texts])
-    coded = np.concatenate([[False] * (order - 1) + [True] * (len(text) + 1) for text in texts])
-    ends, keys = coded.nonzero()[0], np.int64(0)  # an n-gram's key is a number in base `symbols`, oldest symbol first
-    seen = []  # for each length: keys, ascending, and counts
-    for length in range(1, order + 1):
-        keys = keys + stream[ends - length + 1] * np.int64(symbols) ** (length - 1)
-        seen.append(np.unique(keys, return_counts=True))
-    counted = [(keys, contexts_before(n, seen, symbols)) for n, (keys, _) in enumerate(seen, start=1)]
-    entries = [np.zeros(0, np.int64)]  # keys that are kept, from the longest to single symbols; behind them none
-    for (keys, counts), least in zip(counted[::-1], kept[::-1], strict=True):
+    seen = ngrams_in(texts, symbols, len(kept))
+    counted = [contexts_before(length, seen, symbols) for length in range(1, len(kept) + 1)]
+    # Keys that are kept, from the longest n-grams to single symbols; after them, an empty end.
+    entries = [np.zeros(0, np.int64)]
+    for (keys, counts), least in zip(reversed(counted), reversed(kept), strict=True):
         entries.insert(0, np.union1d(keys[counts >= least], entries[0] // symbols))
     entries[0] = np.arange(symbols)
-    masses = [mass(kept, *pair) for kept, pair in zip(entries, counted, strict=False)]
+    masses = [mass(*pair) for pair in zip(entries, counted, strict=False)]
     masses[0] = np.maximum(masses[0], 1)  # any symbol may come
-    return NGrams([level(n, entries, masses, counted, symbols) for n in range(order)])
+    levels = []
+    for n in range(len(kept)):
+        levels.append(level(n, entries, masses, counted, symbols))
+    return NGrams(levels)
 
 
-def contexts_before(length: int, seen: Sequence[tuple], symbols: int) -> np.ndarray:
-    """Before how many different symbols each n-gram was seen, Kneser-Ney's count for all but the longest.
+def ngrams_in(texts: Sequence[Sequence[int]], symbols: int, order: int) -> list[Counted]:
+    """Return the n-grams of each length up to `order` that end at a symbol or the end of a text.
 
-    Plain counts for the longest, and for those that begin before the text does.
+    Texts are padded with 0 before their beginning.
+    """
+    stream, is_coded = [], []
+    for text in texts:
+        stream.append([*[0] * (order - 1), *text, 0])
+        is_coded.append([False] * (order - 1) + [True] * (len(text) + 1))
+    stream = np.concatenate(stream)
+    ends = np.flatnonzero(np.concatenate(is_coded))
+    seen = []
+    keys = np.int64(0)
+    for length in range(1, order + 1):
+        keys = keys + stream[ends - length + 1] * np.int64(symbols) ** (length - 1)
+        seen.append(Counted(*np.unique(keys, return_counts=True)))
+    return seen
+
+
+def contexts_before(length: int, seen: Sequence[Counted], symbols: int) -> Counted:
+    """Return the n-grams of a length with Kneser-Ney's counts: of different symbols before each.
+
+    The longest n-grams, and those that begin before the text does, keep their plain counts.
     """
     keys, counts = seen[length - 1]
     if length == len(seen):
-        return counts
-    _, before = np.unique(seen[length][0] % symbols**length, return_counts=True)  # of the same keys, in their order
-    return np.where((length > 1) & (keys < symbols ** (length - 1)), counts, before)
+        return Counted(keys, counts)
+    without_oldest = seen[length].keys % symbols**length
+    _, before = np.unique(without_oldest, return_counts=True)  # of the same keys, in their order
+    begins_before = (length > 1) & (keys < symbols ** (length - 1))
+    return Counted(keys, np.where(begins_before, counts, before))
 
 
-def mass(entries: np.ndarray, keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Indices of MASSES for SCALE * (count - discount) of each entry; 0 for those that are contexts only."""
+def mass(entries: np.ndarray, counted: Counted) -> np.ndarray:
+    """Return indices of MASSES for SCALE * (count - discount).
+
+    entries: keys; the index is 0 for those that are only contexts.
+    """
+    keys, counts = counted
     one, two, three, four = (max(1, int((counts == n).sum())) for n in range(1, 5))
-    share = one / (one + 2 * two)
-    discounts = np.array([0, 1 - 2 * share * two / one, 2 - 3 * share * three / two, 3 - 4 * share * four / three])
-    discounted = counts - np.clip(discounts, 0, np.arange(4) * 0.9)[np.minimum(counts, 3)]
-    place = np.minimum(np.searchsorted(keys, entries), len(keys) - 1)
-    return np.where(keys[place] == entries, rounded(SCALE * discounted)[place], 0)
+    ratio = one / (one + 2 * two)
+    discounts = np.array(
+        [0, 1 - 2 * ratio * two / one, 2 - 3 * ratio * three / two, 3 - 4 * ratio * four / three]
+    )
+    discounts = np.clip(discounts, 0, np.arange(4) * 0.9)
+    discounted = counts - discounts[np.minimum(counts, 3)]
+    position = np.minimum(np.searchsorted(keys, entries), len(keys) - 1)
+    return np.where(keys[position] == entries, rounded(SCALE * discounted)[position], 0)
 
 
 def rounded(numbers: np.ndarray) -> np.ndarray:
-    """Indices of the entries of MASSES, from the first that is not 0, that come nearest."""
+    """Return the indices of the nearest entries of MASSES, except its first, 0."""
     steps = np.array(MASSES, np.float64)
     return 1 + np.searchsorted((steps[1:-1] + steps[2:]) / 2, numbers)
 
 
 def level(n: int, entries: Sequence, masses: Sequence, counted: Sequence, symbols: int) -> Level:
-    """The table of the n-grams of length n + 1."""
-    keys, children = entries[n], np.zeros(len(entries[n]), np.int64)
+    """Return the table of the n-grams of length n + 1.
+
+    entries, masses: keys and masses for each length. counted: of `contexts_before`, for each.
+    """
+    keys = entries[n]
+    children = np.zeros(len(keys), np.int64)
     backoff = np.zeros(len(keys), np.int64)
     if n + 1 < len(counted):
-        children = np.bincount(np.searchsorted(keys, entries[n + 1] // symbols), minlength=len(keys))
-        taken = np.bincount(
-            np.searchsorted(keys, entries[n + 1] // symbols),
-            np.array(MASSES)[masses[n + 1]].astype(np.float64),
-            minlength=len(keys),
-        )
-        followers, counts = counted[n + 1]
-        parents = np.minimum(np.searchsorted(keys, followers // symbols), len(keys) - 1)
-        known = keys[parents] == followers // symbols
-        total = np.bincount(parents[known], counts[known], minlength=len(keys))
+        parents = np.searchsorted(keys, entries[n + 1] // symbols)
+        children = np.bincount(parents, minlength=len(keys))
+        weights = np.array(MASSES)[masses[n + 1]].astype(np.float64)
+        taken = np.bincount(parents, weights, minlength=len(keys))
+        total = followers(keys, counted[n + 1], symbols)
         backoff = rounded(np.maximum(SCALE * total - taken, 0))
     backoff = np.where(children > 0, backoff, 0)
-    return Level((keys % symbols).tolist(), bytes(masses[n].tolist()), bytes(backoff.tolist()), children.tolist())
+    return Level(
+        (keys % symbols).tolist(),
+        bytes(masses[n].tolist()),
+        bytes(backoff.tolist()),
+        children.tolist(),
+    )
 
 
-def sizes(captions: Sequence[str], ids_of: dict) -> dict[str, float]:
-    """Mean bytes of a caption in words, and in other ways."""
+def followers(keys: np.ndarray, counted: Counted, symbols: int) -> np.ndarray:
+    """Return for each key the sum of the counts of the n-grams that begin with it."""
+    contexts = counted.keys // symbols
+    parents = np.minimum(np.searchsorted(keys, contexts), len(keys) - 1)
+    known = keys[parents] == contexts
+    return np.bincount(parents[known], counted.counts[known], minlength=len(keys))
+
+
+# ---- results
+
+
+def sizes(captions: Sequence[str], ids_of: dict[str, Callable]) -> dict[str, float]:
+    """Return the mean bytes of a caption as text and in other ways.
+
+    ids_of: {name: function of a caption -> bytes}, more ways.
+    """
     for caption in captions:
         if text_codec.decode_text(text_codec.encode_text(caption)) != caption:
             raise SystemExit(f"not coded exactly: {caption}")
@@ -133,11 +209,12 @@ def sizes(captions: Sequence[str], ids_of: dict) -> dict[str, float]:
     return {name: round(sum(map(way, captions)) / len(captions), 3) for name, way in ways.items()}
 
 
-def id_sizes() -> dict:
-    """Bytes of fixed-length ids: of the bundled vocabulary, and the fewest of any of 49,408 words.
+def id_sizes() -> dict[str, Callable[[str], int]]:
+    """Return functions of a caption -> bytes as token ids of fixed length.
 
-    A tokenizer of CLIP's kind cuts at spaces and punctuation marks, so it has at least a token for each run of letters
-    or marks.
+    One is for the bundled vocabulary. The other is the least for any vocabulary of 49,408 tokens: a
+    tokenizer of CLIP's kind splits at spaces and punctuation marks, so it has at least a token for
+    each run of letters or marks.
     """
     from transformers import CLIPTokenizer
 
@@ -155,19 +232,25 @@ def id_sizes() -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Count, write the model, and print what held-out captions take."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=Path, required=True, help="a caption a line, .gz")
-    parser.add_argument("--out", type=Path, default=words.MODEL)
-    args = parser.parse_args(argv)
-    captions = gzip.decompress(args.captions.read_bytes()).decode().splitlines()
-    model = train([caption for caption in captions if not is_validation(caption)])
-    args.out.write_bytes(words.model_to_bytes(model))
-    held_out = [caption for caption in captions if is_validation(caption)][:1000]
-    print(
-        json.dumps(
-            {"captions": len(held_out), "file": args.out.stat().st_size, "mean bytes": sizes(held_out, id_sizes())}
-        )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add = parser.add_argument
+    add("--captions", type=Path, required=True, help="gzip file with one caption in each line")
+    add("--out", type=Path, default=words.MODEL, help="file of the model")
+    args = parser.parse_args(argv)
+    training, held_out = [], []
+    for caption in gzip.decompress(args.captions.read_bytes()).decode().splitlines():
+        part = held_out if is_validation(caption) else training
+        part.append(caption)
+    write(args.out, words.model_to_bytes(train(training)))
+    held_out = held_out[:MEASURED]
+    summary = {
+        "captions": len(held_out),
+        "file": args.out.stat().st_size,
+        "mean bytes": sizes(held_out, id_sizes()),
+    }
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

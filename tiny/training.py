@@ -1,131 +1,167 @@
-"""What the training scripts share: a loop that stops by the clock, resumes exactly and logs as it goes."""
+"""What the training scripts share: a loop that stops by the clock, resumes exactly and logs.
+
+run = Run(folder, seconds=600)
+run.loop(train_step, {"model": model, "optimizer": optimizer}, {100: measure})
+"""
 
 import argparse
+import io
 import json
+import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
+
+from common.device import choose_device
+from common.files import write
+
+SAVE_SECONDS = 120  # between two writes of the state
+SMOOTHING = 0.02  # weight of the newest value in the logged means
 
 
 def parser(description: str, run: str, seconds: float) -> argparse.ArgumentParser:
-    """Return the flags that every training script has, with the defaults of its run."""
-    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--run", type=Path, default=Path(run), help="folder of the log and of the state to resume from")
-    flags.add_argument("--seconds", type=float, default=seconds, help="of training, earlier runs included")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    """Return the flags that every training script has, with these defaults for --run, --seconds."""
+    flags = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--run", type=Path, default=Path(run), help="folder of the log and the state to resume")
+    help_seconds = "time of training in seconds, earlier runs included"
+    add("--seconds", type=float, default=seconds, help=help_seconds)
+    add("--seed", type=int, default=0, help="random seed")
+    help_device = "cpu, cuda or cuda:N (default: a GPU if there is one)"
+    add("--device", type=torch.device, default=choose_device(None), help=help_device)
     return flags
 
 
 class Run:
-    """One training run in a folder: `state.pt` to resume from, `log.jsonl` to read."""
+    """One training run in a folder: `state.pt` to resume from, `log.jsonl` to read.
 
-    def __init__(self, folder: Path, seconds: float, seed: int = 0):
+    seconds: time of training, earlier runs included.
+    seed: of torch's random generator; the scripts use it for their own generators too.
+    device: of the trained weights.
+    step, spent: number of steps and seconds so far.
+    """
+
+    def __init__(
+        self, folder: Path, seconds: float, seed: int = 0, device: torch.device | str = "cpu"
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.seconds = folder, seconds
-        self.step, self.spent, self.saved = 0, 0.0, 0.0
+        self.folder = folder
+        self.seconds = seconds
+        self.seed = seed
+        self.device = device
+        self.step = 0
+        self.spent = 0.0
+        self.saved = 0.0
         torch.manual_seed(seed)
         torch.set_flush_denormal(True)
 
     def resume(self, **parts) -> None:
-        """Load every part (anything with `load_state_dict`) from the last saved state, if there is one."""
+        """Load all parts (anything with `load_state_dict`) from the last state, if there is one."""
         path = self.folder / "state.pt"
         if not path.exists():
             return
         state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        self.step, self.spent = state["step"], state["spent"]
+            if isinstance(part, EMAModel):  # the only one that takes over the device of the file
+                part.to(self.device)
+        self.step = state["step"]
+        self.spent = state["spent"]
         self.saved = self.spent
         torch.set_rng_state(state["rng"])
 
     def save(self, **parts) -> None:
-        """Write every part's state, atomically."""
+        """Write the state of all parts."""
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"step": self.step, "spent": self.spent, "rng": torch.get_rng_state()}
-        torch.save(state, self.folder / "state.pt.tmp")
-        (self.folder / "state.pt.tmp").replace(self.folder / "state.pt")
+        state["step"] = self.step
+        state["spent"] = self.spent
+        state["rng"] = torch.get_rng_state()
+        content = io.BytesIO()
+        torch.save(state, content)
+        write(self.folder / "state.pt", content.getvalue())
 
-    def loop(self, train_step: Callable[[float], dict], parts: dict, each: dict[int, Callable[[], dict]]) -> None:
-        """Call `train_step(progress 0..1)` until the time is spent; `each[n]` runs every n steps and is logged.
+    def loop(
+        self, train_step: Callable[[float], dict], parts: dict, each: dict[int, Callable[[], dict]]
+    ) -> None:
+        """Train until the time is spent. The state is saved every two minutes and at the end.
 
-        The state is saved every two minutes and at the end.
+        train_step: called with the progress, 0..1. Returns values to log, of which moving means are
+            kept.
+        parts: {name: what is saved and resumed}.
+        each: {n: what is called every n steps}. It returns values to log.
         """
         self.resume(**parts)
-        means, started = {}, time.monotonic() - self.spent
+        means = {}
+        started = time.monotonic() - self.spent
         while self.spent < self.seconds:
             for name, value in train_step(self.spent / self.seconds).items():
-                means[name] = value if name not in means else 0.98 * means[name] + 0.02 * value
+                before = means.get(name, value)
+                means[name] = (1 - SMOOTHING) * before + SMOOTHING * value
             self.step += 1
             self.spent = time.monotonic() - started
             for interval, report in each.items():
                 if self.step % interval == 0:
                     self.log(means | report())
-            if self.spent - self.saved > 120:
+            if self.spent - self.saved > SAVE_SECONDS:
                 self.save(**parts)
                 self.saved = self.spent
         self.log(means)
         self.save(**parts)
 
-    def log(self, row: dict) -> None:
-        """Append a row to log.jsonl and print it."""
-        row = {"step": self.step, "seconds": round(self.spent), **row}
-        line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+    def log(self, values: dict) -> None:
+        """Append values to log.jsonl, with step and seconds, and print them."""
+        row = {"step": self.step, "seconds": round(self.spent)}
+        for name, value in values.items():
+            row[name] = round(value, 5) if isinstance(value, float) else value
+        line = json.dumps(row)
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(line + "\n")
         print(line, flush=True)
 
 
-def cosine(progress: float, warmup: float = 0.02, floor: float = 0.02) -> float:
-    """Return the step-size factor at `progress` 0..1: linear warm-up, then half a cosine down to `floor`."""
+# ---- optimization
+
+
+def cosine_schedule(progress: float, warmup: float = 0.02, floor: float = 0.02) -> float:
+    """Return the factor of the learning rate: a linear warm-up, then half a cosine down to `floor`.
+
+    progress, warmup: fractions of the training, 0..1.
+    """
     if progress < warmup:
         return progress / warmup + 1e-3
     turn = (progress - warmup) / (1 - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + torch.cos(torch.tensor(turn * torch.pi)).item())
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(turn * math.pi))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the step size of every group."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Take one step of the optimizer, the norm of its gradients clipped to 1."""
+def optimizer_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take one step of the optimizer, with the norm of the gradient clipped to 1."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    weights = []
+    for group in optimizer.param_groups:
+        weights += group["params"]
+    nn.utils.clip_grad_norm_(weights, 1.0)
     optimizer.step()
 
 
-class Average:
-    """Exponential moving average of a module's weights, the one that is exported."""
+def averaged(module: nn.Module, average: EMAModel) -> nn.Module:
+    """Return a copy of a module on the CPU, in eval mode, with the averaged weights.
 
-    def __init__(self, module: nn.Module, decay: float = 0.999):
-        self.module, self.decay = module, decay
-        self.shadow = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the module; the first updates move further."""
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 10))
-        for key, value in self.module.state_dict().items():
-            if value.is_floating_point():
-                self.shadow[key].lerp_(value, 1 - decay)
-            else:
-                self.shadow[key].copy_(value)
-
-    def state_dict(self) -> dict:
-        """Return the averaged weights and the number of updates."""
-        return {"shadow": self.shadow, "updates": self.updates}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take the averaged weights back."""
-        self.updates = state["updates"]
-        for key, value in state["shadow"].items():
-            self.shadow[key].copy_(value)
+    average: of `module.parameters()`. Buffers are those of the module.
+    """
+    smooth = deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()
+    average.copy_to(smooth.parameters())
+    return smooth

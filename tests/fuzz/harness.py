@@ -1,13 +1,13 @@
-"""Coverage-guided fuzzing of everything that reading a stream does before the drawing.
+"""Coverage-guided fuzzing of everything that reading a stream does before the generator runs.
 
     bash scripts/fuzz.sh --seconds 120                       # installs atheris
     python tests/fuzz/harness.py --seconds 120
 
-Inputs are whole files; most mutants get the checksum that belongs to them, so that the inner layers are reached. The
-seed corpus is made in --folder and grows there, so that a later run goes on. An input that ends in an undocumented
-error, takes over 5 s or brings the process over 3 GiB (PyTorch and the models take 1) is written to
---folder/crash-*, timeout-* or oom-*; the exit status is then not 0. Read one again:
-`python tests/fuzz/harness.py --input FILE`.
+Inputs are whole files; most mutants get the checksum that belongs to them, so that the inner layers
+are reached. The seed corpus is made in --folder and grows there, so that a later run goes on. An
+input that ends in an undocumented error, takes over 5 s or brings the process over 3 GiB (PyTorch
+and the models take 1) is written to --folder/crash-*, timeout-* or oom-*; the exit status is then
+not 0. Read one again: `python tests/fuzz/harness.py --input FILE`.
 """
 
 import argparse
@@ -24,9 +24,13 @@ REPAIRED = 0.8  # share of the mutants that get their checksum
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, default=120, help="how long (default: 120)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "fuzz", help="corpus and findings")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "runs" / "fuzz", help="corpus and findings"
+    )
     parser.add_argument("--preset", default="tiny", help="whose models decode")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations")
     parser.add_argument("--input", type=Path, help="read this file only")
@@ -37,7 +41,8 @@ def load(preset: str):
     """Return a decoder whose modules tell libFuzzer which branches they take."""
     import atheris
 
-    with atheris.instrument_imports(include=["bitstream", "text_codec", "models_ntc", "colour_codec", "codec"]):
+    ours = ["bitstream", "text_codec", "models_ntc", "color_codec", "codec", "common"]
+    with atheris.instrument_imports(include=ours):
         from fuzz import streams
 
         from codec import Decoder

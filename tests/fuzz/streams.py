@@ -4,9 +4,10 @@
     decoder = Decoder(get_preset("tiny"))
     outcome = read(decoder, spoiled(well_formed(decoder), random.Random(0))[-1])
 
-Only the public doors are used, so that a change of a layer's bytes changes nothing here.
+Only public functions are used, so that a change of a layer's bytes changes nothing here.
 """
 
+import dataclasses
 import random
 from binascii import crc_hqx
 from collections.abc import Sequence
@@ -15,25 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 import bitstream
-import colour_codec
+import color_codec
 import text_codec
 from bitstream import BitstreamError, Stream
 from codec import DecodeError, Decoder
-from colour_codec import ColourError
+from color_codec import ColorError
 from models_ntc.entropy import SketchError
-from prompt_inversion import sub_vocabulary
+from text_codec.vocabulary import token_subset
 
-ERRORS = (
-    BitstreamError,
-    text_codec.TextError,
-    SketchError,
-    ColourError,
-    DecodeError,
-)  # the documented ones, and no other
+# The documented ones, and no other.
+ERRORS = (BitstreamError, text_codec.TextError, SketchError, ColorError, DecodeError)
 SIZES = ((64, 64), (128, 192), (256, 256))  # coded height and width
 PROMPTS = ("", "a red barn under a stormy sky", "Zwölf Boxkämpfer, 12 of them!", "x" * 300)
 WAYS = ("flipped", "cut", "spliced", "random")  # what a mutation does
-TARGETS = ("file", "repaired", "payload")  # to the file; to the file, checksum made right; to one layer
+# What it changes: the file; the file, with the right checksum afterwards; one layer.
+TARGETS = ("file", "repaired", "payload")
 
 
 class Spoiled(NamedTuple):
@@ -45,22 +42,25 @@ class Spoiled(NamedTuple):
 
 
 def well_formed(decoder: Decoder) -> list[bytes]:
-    """Streams that `decoder` reads: ids in every coding, texts, sketches, colour maps, sizes, small and large seeds."""
+    """Return streams that `decoder` reads, of every coding, layer and kind of size and seed."""
     tokenizer = decoder.generator.tokenizer
     words, rng = len(tokenizer), random.Random(0)
-    subset = sub_vocabulary(tokenizer, 7)
+    subset = token_subset(tokenizer, 7)
     ids = [rng.randrange(words) for _ in range(16)]
     texts = [text_codec.encode(some, words) for some in (ids, sorted(ids), ids[:1], [])]
     texts += [text_codec.encode(some, words, subset) for some in (subset[:16], sorted(subset[:16]))]
     texts += map(text_codec.encode_text, PROMPTS)
     codec = decoder.sketch_codec
-    sketches = [(size, codec.compress(rings(*size, count))) for size in SIZES for count in (0, 3)]
-    colours = [(size, colour_codec.encode(hues(*size), count)) for size in SIZES for count in (20, 90)]
+    sketches = [(size, codec.encode(rings(*size, count))) for size in SIZES for count in (0, 3)]
+    colors = []
+    for size in SIZES:
+        colors += [(size, color_codec.encode(hues(*size), count)) for count in (20, 90)]
     streams = [stream(decoder, (64, 64), text, None, seed) for seed, text in enumerate(texts)]
     streams += [stream(decoder, size, None, sketch, 14) for size, sketch in sketches]
     streams += [stream(decoder, size, texts[0], sketch, 2**31 - 1) for size, sketch in sketches]
-    streams += [stream(decoder, size, texts[0], None, 1, colour) for size, colour in colours]
-    streams += [stream(decoder, size, texts[0], sketches[0][1], 1, colour) for size, colour in colours[:2]]
+    streams += [stream(decoder, size, texts[0], None, 1, color) for size, color in colors]
+    for size, color in colors[:2]:
+        streams.append(stream(decoder, size, texts[0], sketches[0][1], 1, color))
     return [bitstream.pack(each) for each in streams]
 
 
@@ -70,21 +70,22 @@ def stream(
     text: bytes | None,
     sketch: bytes | None,
     seed: int,
-    colour: bytes | None = None,
+    color: bytes | None = None,
 ) -> Stream:
-    """A stream of the decoder's own models."""
-    fingerprint = decoder.fingerprint(sketch is not None, colour is not None)
-    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch, colour)
+    """Return a stream of the decoder's own models."""
+    fingerprint = decoder.fingerprint(sketch is not None, color is not None)
+    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch, color)
 
 
 def hues(height: int, width: int) -> np.ndarray:
-    """A picture (height, width, 3) uint8 of smooth colours."""
+    """Return an image (height, width, 3) uint8 of smooth colors."""
     y, x = np.mgrid[:height, :width]
-    return np.uint8(127 + 120 * np.stack([np.sin(x / 29), np.cos(y / 23), np.sin((x + y) / 41)], -1))
+    waves = np.stack([np.sin(x / 29), np.cos(y / 23), np.sin((x + y) / 41)], -1)
+    return np.uint8(127 + 120 * waves)
 
 
 def rings(height: int, width: int, count: int) -> np.ndarray:
-    """A sketch (height, width) uint8 of `count` soft rings."""
+    """Return a sketch (height, width) uint8 of `count` soft rings."""
     y, x = np.mgrid[:height, :width]
     distance = np.hypot(x - width / 2, y - height / 2)
     lines = [np.exp(-((distance - 12 * ring) ** 2) / 4) for ring in range(1, count + 1)]
@@ -92,7 +93,7 @@ def rings(height: int, width: int, count: int) -> np.ndarray:
 
 
 def spoiled(corpus: Sequence[bytes], rng: random.Random) -> Spoiled:
-    """A mutant of one of the corpus; the same for the same state of `rng`."""
+    """Return a mutant of one of the corpus; the same for the same state of `rng`."""
     way, target, data = rng.choice(WAYS), rng.choice(TARGETS), rng.choice(corpus)
     if target == "payload":
         return Spoiled(way, target, _payload_spoiled(data, corpus, way, rng))
@@ -101,16 +102,18 @@ def spoiled(corpus: Sequence[bytes], rng: random.Random) -> Spoiled:
 
 
 def repaired(data: bytes) -> bytes:
-    """The same bytes with the checksum that belongs to them."""
+    """Return the same bytes with the checksum that belongs to them."""
     body = data[: -bitstream.CHECKSUM_BYTES]
     return body + crc_hqx(body, 0xFFFF).to_bytes(bitstream.CHECKSUM_BYTES, "big")
 
 
 def read(decoder: Decoder, data: bytes) -> str:
-    """Do what decoding does before it draws: "read", or the name of the documented error. Any other error passes."""
+    """Do what decoding does before the generator runs.
+
+    Return "read", or the name of the documented error. Any other error passes through.
+    """
     try:
-        stream = bitstream.unpack(data)
-        decoder.conditions(stream)
+        decoder.conditions(bitstream.unpack(data))
     except ERRORS as error:
         assert len(str(error).splitlines()) == 1, f"not one line: {error}"
         return type(error).__name__
@@ -120,13 +123,13 @@ def read(decoder: Decoder, data: bytes) -> str:
 def _payload_spoiled(data: bytes, corpus: Sequence[bytes], way: str, rng: random.Random) -> bytes:
     old, other = bitstream.unpack(data), bitstream.unpack(rng.choice(corpus))
     layer = rng.choice([name for name in bitstream.LAYERS if getattr(old, name)])
-    payload = WAY[way](getattr(old, layer), getattr(other, layer) or b"", rng)[: bitstream.MAX_LAYER_BYTES]
-    fields = {name: getattr(old, name) for name in old.__dataclass_fields__} | {layer: payload or b"\0"}
-    return bitstream.pack(Stream(**fields))
+    payload = WAY[way](getattr(old, layer), getattr(other, layer) or b"", rng)
+    payload = payload[: bitstream.MAX_LAYER_BYTES] or b"\0"
+    return bitstream.pack(dataclasses.replace(old, **{layer: payload}))
 
 
 def _flipped(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """1 to 8 bits changed."""
+    """Change 1 to 8 bits."""
     mutant = bytearray(data)
     for _ in range(rng.randint(1, 8)):
         mutant[rng.randrange(len(mutant))] ^= 1 << rng.randrange(8)
@@ -134,18 +137,18 @@ def _flipped(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def _cut(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A piece left out at the front, in the middle or at the end."""
+    """Leave out a piece at the front, in the middle or at the end."""
     first, end = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
     return data[:first] + data[end:]
 
 
 def _spliced(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """The front of one, the back of another."""
+    """Join the front of one and the back of another."""
     return data[: rng.randint(0, len(data))] + other[rng.randint(0, len(other)) :]
 
 
 def _random(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A front kept, then noise: now and then as much as there may be."""
+    """Keep the front and add noise, now and then as much as there may be."""
     longest = bitstream.MAX_LAYER_BYTES if rng.random() < 0.001 else 2 * len(data)
     return data[: rng.randint(0, min(16, len(data)))] + rng.randbytes(rng.randint(0, longest))
 

@@ -1,12 +1,13 @@
-"""Kill a run at random moments, resume it, and compare all it wrote, but times and memory, with an unbroken run.
+"""Kill a run at random moments, resume it, and compare what it wrote with an unbroken run.
 
     python tests/long/kills.py --data_root KODAK --kills 50        # an hour or two
     python tests/long/kills.py --limit 2 --kills 3 --seconds 5
 
-Both runs are eval_PICS.py at preset `tiny` in their cheapest form, as processes of their own; SIGKILL gives them no
-time to tidy up. After each kill, every file under a final name must be whole. --seconds is the longest time between
-the first sign of work and the kill. Progress goes to stderr; the last line on stdout is JSON; exit status 1 where a
-file was torn or differs.
+Both runs are eval_PICS.py at preset `tiny` in their cheapest form, as processes of their own;
+SIGKILL gives them no time to tidy up. After each kill, every file under a final name must be whole;
+at the end all files are compared, but for times and memory. --seconds is the longest time between
+the first sign of work and the kill. Progress goes to stderr; the last line on stdout is JSON; exit
+status 1 if a file was torn or differs.
 """
 
 import argparse
@@ -28,17 +29,21 @@ TIMED = ("made.json", "index.html")  # say when and where a run was made
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", type=Path, help="photographs (default: those inside scikit-image and -learn)")
-    parser.add_argument("--limit", type=int, default=24, help="photographs, at most")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data_root", type=Path, help="images (default: those inside scikit-image and -learn)"
+    )
+    parser.add_argument("--limit", type=int, default=24, help="images, at most")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     return parser.parse_args(argv)
 
 
-def photographs(data_root: Path | None, limit: int, folder: Path) -> Path:
-    """Copy the first photographs to `folder`, which is returned."""
+def first_images(data_root: Path | None, limit: int, folder: Path) -> Path:
+    """Copy the first images to `folder`, which is returned."""
     from dataloaders import load_samples
 
     folder.mkdir()
@@ -50,12 +55,17 @@ def photographs(data_root: Path | None, limit: int, folder: Path) -> Path:
 
 def begin(photos: Path, output: Path) -> subprocess.Popen:
     """Start the run, or go on with it."""
-    command = [sys.executable, "eval_PICS.py", "--data_root", str(photos), "--output", str(output), *CHEAP]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "eval_PICS.py", "--data_root", str(photos)]
+    command += ["--output", str(output), *CHEAP]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=ROOT, **quiet)
 
 
 def kill(photos: Path, output: Path, moment: float) -> bool:
-    """Start, wait for the first change in the output, kill `moment` seconds later; False where the run was faster."""
+    """Start, wait for the first change in the output, and kill `moment` seconds later.
+
+    Return whether there was something to kill: False if the run was faster.
+    """
     before = state(output)
     run = begin(photos, output)
     while run.poll() is None and state(output) == before:
@@ -71,12 +81,17 @@ def kill(photos: Path, output: Path, moment: float) -> bool:
 
 def state(output: Path) -> dict[str, int]:
     """Return name -> time of change of what is in the output."""
-    return {str(path): path.stat().st_mtime_ns for path in output.rglob("*") if not path.name.startswith(".")}
+    times = {}
+    for path in output.rglob("*"):
+        if not path.name.startswith("."):
+            times[str(path)] = path.stat().st_mtime_ns
+    return times
 
 
 def torn(output: Path) -> list[str]:
     """Return the files under final names that are not whole."""
-    return [path.name for path in sorted(output.rglob("*")) if path.is_file() and not is_whole(path)]
+    files = [path for path in sorted(output.rglob("*")) if path.is_file()]
+    return [path.name for path in files if not is_whole(path)]
 
 
 def is_whole(path: Path) -> bool:
@@ -102,10 +117,14 @@ def is_whole(path: Path) -> bool:
 
 def differing(a: Path, b: Path) -> list[str]:
     """Return the names of the files that two runs do not share, times and memory aside."""
-    runs = [{path.name: path for path in sorted(run.rglob("*")) if path.is_file()} for run in (a, b)]
-    names = sorted({*runs[0], *runs[1]} - {*TIMED})
-    held = [{name: comparable(path) for name, path in run.items()} for run in runs]
-    return [name for name in names if held[0].get(name) != held[1].get(name)]
+    one, two = files_of(a), files_of(b)
+    names = sorted({*one, *two} - {*TIMED})
+    return [name for name in names if one.get(name) != two.get(name)]
+
+
+def files_of(run: Path) -> dict[str, object]:
+    """Return what each file of a run holds, without times and memory."""
+    return {path.name: comparable(path) for path in sorted(run.rglob("*")) if path.is_file()}
 
 
 def comparable(path: Path) -> object:
@@ -117,8 +136,9 @@ def comparable(path: Path) -> object:
         return untimed(yaml.safe_load(data))
     if path.suffix == ".json":
         return untimed(json.loads(data))
-    if path.suffix == ".jsonl":  # in the order in which photographs were done
-        return sorted(json.dumps(untimed(json.loads(line)), sort_keys=True) for line in data.splitlines())
+    if path.suffix == ".jsonl":  # in the order in which images were done
+        records = [untimed(json.loads(line)) for line in data.splitlines()]
+        return sorted(json.dumps(record, sort_keys=True) for record in records)
     if path.suffix == ".csv":
         return untimed(list(csv.DictReader(io.StringIO(data.decode()))))
     return data
@@ -127,7 +147,11 @@ def comparable(path: Path) -> object:
 def untimed(value: object) -> object:
     """Return a value of JSON's without the fields that no two runs share."""
     if isinstance(value, dict):
-        return {name: untimed(own) for name, own in value.items() if not name.startswith(("seconds", "memory"))}
+        return {
+            name: untimed(own)
+            for name, own in value.items()
+            if not name.startswith(("seconds", "memory"))
+        }
     return [untimed(own) for own in value] if isinstance(value, list) else value
 
 
@@ -137,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, str(ROOT))
     rng, killed, broken = random.Random(args.seed), 0, []
     with tempfile.TemporaryDirectory() as folder:
-        photos = photographs(args.data_root, args.limit, Path(folder) / "photographs")
+        photos = first_images(args.data_root, args.limit, Path(folder) / "photos")
         unbroken, output = Path(folder) / "unbroken", Path(folder) / "killed"
         began = time.monotonic()
         status = begin(photos, unbroken).wait()
@@ -149,12 +173,12 @@ def main(argv: list[str] | None = None) -> int:
             killed += 1
             broken += torn(output)
             done = len(list(output.rglob("*_caption.yaml")))
-            print(f"kill {number + 1}: {done} photographs done, torn {broken}", file=sys.stderr)
+            print(f"kill {number + 1}: {done} images done, torn {broken}", file=sys.stderr)
         resumed = begin(photos, output).wait()
         different = differing(unbroken, output)
         left = [path.name for path in output.rglob(".*.tmp")]
         done = len(list(output.rglob("*.pics")))
-    result = {"photographs": done, "kills": killed, "status": [status, resumed], "torn": broken}
+    result = {"images": done, "kills": killed, "status": [status, resumed], "torn": broken}
     result |= {"differing": different, "temporary_files_left": len(left)}
     print(json.dumps(result))
     return 1 if broken or different or status or resumed else 0

@@ -1,12 +1,13 @@
-"""Read many spoiled streams: how each ends, how long the slowest takes, how much memory the greediest.
+"""Read many spoiled streams: how each ends, and the most time and memory that one takes.
 
     python tests/long/mutations.py --mutants 1000000 --processes 4        # hours
     python tests/long/mutations.py --mutants 2000                         # a minute
 
-Mutant i is a function of --seed and i. Progress goes to stderr; stdout gets a Markdown table and, as its last line,
-JSON; --out writes the JSON to a file too. A mutant that ends in an undocumented error, or hangs, is written to
---findings. The exit status is 1 where there is one, where reading took over 1 s of processor time or the process grew
-by over 1 GiB, or where more of the mutants whose checksum was not repaired were read than is the checksum's share.
+Mutant i is a function of --seed and i. Progress goes to stderr; stdout gets a Markdown table and,
+as its last line, JSON; --out writes the JSON to a file too. A mutant that ends in an undocumented
+error, or hangs, is written to --findings. The exit status is 1 if there is one, if reading
+took over 1 s of processor time or the process grew by over 1 GiB, or if more of the mutants
+whose checksum was not repaired were read than is the checksum's share.
 """
 
 import argparse
@@ -27,7 +28,8 @@ CHUNK = 500  # mutants that a process does at a time
 HANG = 60  # seconds after which a mutant is given up
 MOST_SECONDS, MOST_MEBIBYTES = 1.0, 1024.0  # the promise
 CHECKSUM_SHARE = 2**-16
-OUTCOMES = ("same", "BitstreamError", "DecodeError", "TextError", "SketchError", "ColourError", "read")
+ERRORS = ("BitstreamError", "DecodeError", "TextError", "SketchError", "ColorError")
+OUTCOMES = ("same", *ERRORS, "read")
 
 
 class HangError(Exception):
@@ -55,13 +57,17 @@ class Found:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutants", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="tiny", help="whose models decode")
     parser.add_argument("--out", type=Path, metavar="FILE", help="for the JSON")
-    parser.add_argument("--findings", type=Path, default=ROOT / "runs" / "mutations", help="for mutants that break")
+    parser.add_argument(
+        "--findings", type=Path, default=ROOT / "runs" / "mutations", help="for mutants that break"
+    )
     return parser.parse_args(argv)
 
 
@@ -133,34 +139,45 @@ def run(args: argparse.Namespace) -> Found:
     from tqdm import tqdm
 
     found = Found()
-    chunks = [range(first, min(first + CHUNK, args.mutants)) for first in range(0, args.mutants, CHUNK)]
-    with ProcessPoolExecutor(args.processes, initializer=start, initargs=(args.preset, args.findings)) as pool:
-        for part in tqdm(pool.map(work, chunks, [args.seed] * len(chunks)), total=len(chunks), unit=f"x{CHUNK}"):
+    chunks = []
+    for first in range(0, args.mutants, CHUNK):
+        chunks.append(range(first, min(first + CHUNK, args.mutants)))
+    loaded = {"initializer": start, "initargs": (args.preset, args.findings)}
+    with ProcessPoolExecutor(args.processes, **loaded) as pool:
+        parts = pool.map(work, chunks, [args.seed] * len(chunks))
+        for part in tqdm(parts, total=len(chunks), unit=f"x{CHUNK}"):
             found.add(part)
     return found
 
 
 def table(counts: Counter) -> str:
-    """Return the counts as a Markdown table: a row for each target and way, a column for each outcome."""
-    columns = [outcome for outcome in (*OUTCOMES, "undocumented") if any(key[2] == outcome for key in counts)]
+    """Return a Markdown table: a row for each target and way, a column for each outcome."""
+    seen = {outcome for _, _, outcome in counts}
+    columns = [outcome for outcome in (*OUTCOMES, "undocumented") if outcome in seen]
     rows = [f"| mutated | how | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
     for target, way in sorted({key[:2] for key in counts}):
-        rows.append(f"| {target} | {way} | {' | '.join(str(counts[target, way, column]) for column in columns)} |")
+        cells = [str(counts[target, way, column]) for column in columns]
+        rows.append(f"| {target} | {way} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def summary(found: Found, args: argparse.Namespace) -> dict:
     """Return the figures, and what of the promise does not hold."""
-    files = sum(n for (target, _, outcome), n in found.counts.items() if target == "file" and outcome != "same")
-    read = sum(n for (target, _, outcome), n in found.counts.items() if target == "file" and outcome == "read")
+    files = read = 0
+    for (target, _, outcome), count in found.counts.items():
+        if target == "file":
+            files += count * (outcome != "same")
+            read += count * (outcome == "read")
     expected = files * CHECKSUM_SHARE
     broken = [f"mutant {number}: {error}" for number, error in found.bad]
     if found.slowest > MOST_SECONDS:
         broken.append(f"mutant {found.slowest_number} took {found.slowest:.2f} s")
     if found.growth > MOST_MEBIBYTES:
         broken.append(f"a process grew by {found.growth:.0f} MiB")
-    if read > expected + 4 * math.sqrt(expected) + 1:  # four standard deviations of a Poisson distribution
-        broken.append(f"{read} of {files} mutants were read, the checksum's share is {expected:.1f}")
+    # Four standard deviations of a Poisson distribution.
+    if read > expected + 4 * math.sqrt(expected) + 1:
+        share = f"the checksum's share is {expected:.1f}"
+        broken.append(f"{read} of {files} mutants were read, {share}")
     return {
         "mutants": args.mutants,
         "seed": args.seed,

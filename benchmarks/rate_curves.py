@@ -1,0 +1,156 @@
+"""Rate-distortion curves of codecs, and their comparison: hulls, BD-rates, rates at equal quality.
+
+    hull = frontier([(0.01, 0.8), (0.02, 0.9)])
+    bd_rate(anchor, hull)
+
+The curve of a family is the concave hull of its settings' means in the plane of bits per pixel and
+MS-SSIM: every point of it is reached, on average, by coding some sketches with one setting and some
+with its neighbor. BD-rates (Bjontegaard) are over the common range of MS-SSIM in dB, -10 log10(1 -
+MS-SSIM), on the logarithm of the rate, with PCHIP.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+OURS = "ours"
+PAPER = "paper"
+CLASSICAL = "best classical"
+Points = Sequence[tuple[float, float]]  # (rate, quality)
+
+
+def means_of(rows: list[dict]) -> list[dict]:
+    """Return the mean row of each setting, in the order in which they first appear."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["setting"]), []).append(row)
+    numbers = [name for name, value in rows[0].items() if not isinstance(value, str)]
+    means = []
+    for (family, setting), group in groups.items():
+        mean = {"family": family, "setting": setting, "sketches": len(group)}
+        for name in numbers:
+            mean[name] = fmean(row[name] for row in group)
+        means.append(mean)
+    return means
+
+
+def frontier(points: Points) -> list[tuple[float, float]]:
+    """Return the concave hull of points, by rising rate: those that no mixture of others beats."""
+    hull: list[tuple[float, float]] = []
+    for rate, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if hull and quality <= hull[-1][1]:
+            continue
+        while len(hull) > 1:
+            (rate0, quality0), (rate1, quality1) = hull[-2:]
+            if (quality - quality0) * (rate1 - rate0) < (quality1 - quality0) * (rate - rate0):
+                break
+            hull.pop()
+        hull.append((rate, quality))
+    return hull
+
+
+def rate_reaching(hull: Points, quality: float) -> float | None:
+    """Return the lowest rate of a hull that reaches a quality; None if there is none."""
+    rates, qualities = zip(*hull, strict=True)
+    if quality > qualities[-1]:
+        return None
+    return float(np.interp(quality, qualities, rates))
+
+
+def bd_rate(anchor: Points, test: Points) -> dict | None:
+    """Return the mean difference of two hulls' rates: {"percent": of the anchor, "ms_ssim_range"}.
+
+    None if a hull has one point, or if they have no range of MS-SSIM in common.
+    """
+    from bjontegaard import bd_rate as bjontegaard
+
+    if min(len(anchor), len(test)) < 2:
+        return None
+    anchor_range = quality_range(anchor)
+    test_range = quality_range(test)
+    low = max(anchor_range[0], test_range[0])
+    high = min(anchor_range[1], test_range[1])
+    if low >= high:
+        return None
+    percent = bjontegaard(
+        [rate for rate, _ in anchor],
+        decibels(anchor),
+        [rate for rate, _ in test],
+        decibels(test),
+        method="pchip",
+        require_matching_points=False,
+        min_overlap=0,
+    )
+    return {"percent": float(percent), "ms_ssim_range": [low, high]}
+
+
+def quality_range(hull: Points) -> tuple[float, float]:
+    """Return the lowest and the highest quality of a hull."""
+    qualities = [quality for _, quality in hull]
+    return min(qualities), max(qualities)
+
+
+def decibels(hull: Points) -> list[float]:
+    """Return the MS-SSIM of a hull's points in dB."""
+    return [float(-10 * np.log10(1 - quality)) for _, quality in hull]
+
+
+def points_of(
+    means: list[dict], families: Sequence[str], measure: str = "ms_ssim"
+) -> list[tuple[float, float]]:
+    """Return (bits per pixel, measure) of the settings of some families."""
+    return [(row["bpp"], row[measure]) for row in means if row["family"] in families]
+
+
+def against_classical(means: list[dict], classical: Sequence[str], measure: str) -> list[dict]:
+    """Return for each of our settings the lowest classical rate at an equal measure, or None.
+
+    classical: families of image formats. measure: "ms_ssim" or "edge_f1".
+    """
+    hull = frontier(points_of(means, classical, measure))
+    compared = []
+    for row in means:
+        if row["family"] == OURS:
+            rate = rate_reaching(hull, row[measure])
+            compared.append(
+                {
+                    "setting": row["setting"],
+                    "bpp": row["bpp"],
+                    measure: row[measure],
+                    "classical_bpp": rate,
+                    "ours_is_lower": rate is None or row["bpp"] < rate,
+                }
+            )
+    return compared
+
+
+def summary_of_rates(means: list[dict]) -> dict:
+    """Return our BD-rates against all families and their best, and rates at equal quality."""
+    families = list(dict.fromkeys(row["family"] for row in means))
+    classical = [family for family in families if family not in (OURS, PAPER)]
+    ours = frontier(points_of(means, [OURS]))
+    anchors = {family: [family] for family in families if family != OURS}
+    anchors[CLASSICAL] = classical
+    rates = {}
+    for name, group in anchors.items():
+        rates[name] = bd_rate(frontier(points_of(means, group)), ours)
+    at_equal_ms_ssim = against_classical(means, classical, "ms_ssim")
+    return {
+        "bd_rate": rates,
+        "no_point_above_classical": all(point["ours_is_lower"] for point in at_equal_ms_ssim),
+        "at_equal_ms_ssim": at_equal_ms_ssim,
+        "at_equal_edge_f1": against_classical(means, classical, "edge_f1"),
+        "paper_points": paper_points(means, ours),
+    }
+
+
+def paper_points(means: list[dict], ours: Points) -> list[dict]:
+    """Return for each setting of the paper's network our rate at equal MS-SSIM, or None."""
+    points = []
+    for row in means:
+        if row["family"] == PAPER:
+            point = {name: row[name] for name in ("setting", "bpp", "ms_ssim")}
+            point["ours_bpp"] = rate_reaching(ours, row["ms_ssim"])
+            points.append(point)
+    return points

@@ -1,0 +1,1 @@
+"""What every level may use: weights, files, device, arithmetic coding; it imports none of ours."""

@@ -1,0 +1,1 @@
+"""Experiments: every image of a data set -> files, reconstructions, results (`loop.py`)."""

@@ -1,0 +1,188 @@
+"""Command-line flags of the scripts that encode, and their parsers.
+
+flags = parser(__doc__)
+config = encoder_config(flags.parse_args(), sketch=True)
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from codec import EncoderConfig
+from common.files import ROOT
+from dataloaders import DATASETS
+from diffusion.candidates import LOSSES
+from presets import PRESETS, Preset, PresetError, get_preset
+from prompt_inversion.options import SOURCES, PromptOptions
+
+OUTPUT = ROOT / "recon_examples"
+PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
+DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
+LAM_SKETCH_HELP = (
+    "rate of the sketch: a lambda of the bundled codec, or a codec file (default: the preset's)"
+)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return the flags of eval_PIC.py and eval_PICS.py; those of the paper's scripts keep their
+    names.
+    """
+    flags = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add(
+        "--data_root",
+        help="folder of images (default: sample images of scikit-image and scikit-learn)",
+    )
+    add("--dataset", choices=sorted(DATASETS), help="a known data set below --data_root")
+    add("--preset", type=preset, default="tiny", help=PRESET_HELP)
+    add_encoding_flags(flags)
+    add(
+        "--metrics",
+        type=metric_names,
+        default="fast",
+        help="fast, all, or names separated by commas",
+    )
+    add("--judge", help="CLIP of the metric clip_judge: a folder or hub id (default: the preset's)")
+    add(
+        "--reference",
+        metavar="DIR",
+        help="folder of images that fid_folder and kid_folder compare with",
+    )
+    add(
+        "--baselines",
+        type=baseline_names,
+        default="",
+        help="image formats to compare with at the same size: avif,webp",
+    )
+    add("--batch_size", type=positive, default=8, help="number of images that are encoded together")
+    add("--output", type=Path, default=OUTPUT, help="folder in which the run's folder is made")
+    add("--overwrite", action="store_true", help="recompute finished images")
+    add("--device", help=DEVICE_HELP)
+    return flags
+
+
+def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of prompt, color layer and candidates; `encoder_config` reads them."""
+    add = flags.add_argument
+    add(
+        "--N",
+        type=positive,
+        help="number of candidates; the seed of the best is sent (default: the preset's)",
+    )
+    add("--loss", default="clip", choices=LOSSES, help="how the best candidate is chosen")
+    add(
+        "--color_bytes",
+        type=natural,
+        help="maximum bytes of the color layer; 0 disables it (default: the preset's)",
+    )
+    prompt = flags.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="a text that is the prompt of every image")
+    prompt.add_argument(
+        "--prompt_from", default="search", choices=SOURCES, help="where prompts come from otherwise"
+    )
+    length = flags.add_mutually_exclusive_group()
+    length.add_argument("--prompt_len", type=positive, help="number of tokens of a searched prompt")
+    length.add_argument("--prompt_bytes", type=positive, help="maximum bytes of a searched prompt")
+    add(
+        "--prompt_bits",
+        type=natural,
+        metavar="K",
+        help="search the 2^K most useful tokens, K from 5 to 16; 0: all",
+    )
+    add(
+        "--prompt_ascending",
+        action="store_true",
+        help="search token ids in ascending order, which takes fewer bytes",
+    )
+    add("--prompt_steps", type=positive, help="number of search steps (default: the preset's)")
+    add("--prompt_seconds", type=seconds, help="time limit of the search of a batch")
+    add("--seed", type=int, default=0, help="random seed of the prompt search")
+
+
+def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
+    """Return what the flags say about encoding."""
+    prompt = PromptOptions(
+        text=args.prompt,
+        source=args.prompt_from,
+        length=args.prompt_len,
+        size=args.prompt_bytes,
+        bits=args.prompt_bits,
+        ascending=args.prompt_ascending,
+        steps=args.prompt_steps,
+        seconds=args.prompt_seconds,
+        seed=args.seed,
+    )
+    return EncoderConfig(
+        sketch=sketch,
+        lam_sketch=getattr(args, "lam_sketch", None),
+        color_bytes=args.color_bytes,
+        candidates=args.N,
+        loss=args.loss,
+        prompt=prompt,
+    )
+
+
+def natural(text: str) -> int:
+    """Parse a non-negative integer."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a non-negative integer")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Parse a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a positive, finite time in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive time in seconds")
+    return value
+
+
+def rate(text: str) -> float | str:
+    """Parse `--lam_sketch`: a lambda or a codec file."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def preset(text: str) -> Preset:
+    """Parse `--preset`."""
+    try:
+        return get_preset(text)
+    except PresetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def metric_names(text: str) -> tuple[str, ...]:
+    """Parse `--metrics`."""
+    from metrics import choose_metrics
+
+    try:
+        return choose_metrics(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Parse `--baselines`."""
+    from metrics.baselines import CODECS
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in CODECS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown {', '.join(unknown)}: choose from {', '.join(CODECS)}"
+        )
+    return names

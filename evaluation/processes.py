@@ -1,0 +1,168 @@
+"""Several processes: those that a launcher started, which share a run, and workers that a process
+forks.
+
+    group = join("cpu")                 # of `accelerate launch`, or this process alone
+    with imap_forked(do, parts, worker_count(group.device)) as done:
+        for _ in done: ...              # one more part is done
+
+One image is too small for several cores, at least with the bundled models, and threads of one
+Python process wait for its interpreter. So on a CPU images are done side by side in forked workers
+of one thread each: they share the memory of the models, and the results do not depend on the number
+of cores.
+"""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from common.device import choose_device
+
+LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
+
+Part = TypeVar("Part")
+_do: Callable  # what a forked worker does with a part
+
+
+def is_rank_0() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessGroup:
+    """The processes that share a run, as seen from one of them."""
+
+    device: str  # of this process
+    state: object = None  # accelerate's PartialState, None for a single process
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this process is the only one."""
+        return self.state is None
+
+    @property
+    def is_rank_0(self) -> bool:
+        """Whether this process shows the progress bar and writes the report."""
+        return self.is_single or self.state.is_main_process
+
+    def own(self, items: list[int]) -> list[int]:
+        """Return this process's part of a list that all processes have."""
+        if self.is_single:
+            return items
+        with self.state.split_between_processes(items) as part:
+            return part
+
+    def barrier(self, folder: Path) -> None:
+        """Wait for all processes. Raises OSError if this one cannot see the run's folder."""
+        if self.is_single:
+            return
+        self.state.wait_for_everyone()
+        if not (folder / "settings.json").exists():
+            raise OSError(
+                f"{folder} is not visible from every host: "
+                "--output must lie on a shared file system"
+            )
+
+
+def join(device: str | None) -> ProcessGroup:
+    """Return the processes that `accelerate launch` or torchrun started, or this process alone.
+
+    Raises ValueError for a device that is not available or that several processes cannot share.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
+            print(
+                "warning: `accelerate launch --cpu` started one process; see docs/scaling.md",
+                file=sys.stderr,
+            )
+        return ProcessGroup(choose_device(device))
+    import torch
+    from accelerate import PartialState
+
+    if device not in (None, "cpu"):
+        raise ValueError(
+            f"--device {device} with several processes: each takes its own GPU, so leave it out"
+        )
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    gpus, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not cpu and wanted > gpus:
+        raise ValueError(
+            f"{wanted} processes for {gpus} GPUs: start one per GPU, or add --device cpu"
+        )
+    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    return ProcessGroup("cpu" if cpu else str(state.device), state)
+
+
+def worker_count(device: str) -> int:
+    """Return how many workers to fork: one for each thread of PyTorch; 0 if one process is better
+    or necessary.
+
+    That is with a GPU, with a single thread, and where forking is not safe: everywhere but on
+    Linux.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if device != "cpu" or threads == 1 or sys.platform != "linux":
+        return 0
+    return threads
+
+
+@contextlib.contextmanager
+def imap_forked(
+    do: Callable[[Part], None], parts: Sequence[Part], workers: int
+) -> Iterator[Iterator[None]]:
+    """Run `do` on every part; the iterator this gives returns None after each, in the order in
+    which they finish.
+
+    workers: forked from this process, with all that it has loaded, of one thread each; 0: run here,
+    while iterating. Leaving the block terminates them. The iterator raises the errors of `do`, and
+    BrokenProcessPool (of concurrent.futures.process) if a worker was killed.
+    """
+    if not workers or not parts:
+        yield map(do, parts)
+        return
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(workers, len(parts)), fork, _begin, (do,)) as pool:
+        futures = [pool.submit(_do_part, part) for part in parts]
+        try:
+            yield (future.result() for future in as_completed(futures))
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _begin(do: Callable[[Part], None]) -> None:
+    """Prepare a forked worker: Ctrl-C is the parent's to answer, and without the parent there is
+    nothing to do.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    global _do
+    _do = do
+    gc.freeze()  # a collection would write to, and so copy, all the memory that is shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's threads
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _do_part(part: Part) -> None:
+    _do(part)

@@ -1,0 +1,3 @@
+"""Results of runs: records, rows, averages, and the pages and curves that show them
+(`../report.py`).
+"""

@@ -1,0 +1,165 @@
+"""Rate-distortion curves of several runs: curves.csv and a plot for each metric, as PNG (light and
+dark) and PDF.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.files import write
+from reporting.columns import column_of, setting
+from reporting.page import comparison_page, link
+from reporting.rows import RunResult, columns_of, csv_file
+
+INK, NIGHT = "#e8e4dc", "#161513"
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), NIGHT),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
+}
+
+
+def compare(runs: Sequence[RunResult], output: Path) -> None:
+    """Write the curves of several runs, curves.csv and the page that compares them to the folder
+    `output`.
+    """
+    labels, points = labels_of(runs), curve_points(runs)
+    output.mkdir(parents=True, exist_ok=True)
+    if points:
+        write(output / "curves.csv", csv_file(points))
+    metrics = dict.fromkeys(point["metric"] for point in points)
+    curves = [draw_curve(points, column, output) for column in metrics]
+    write(output / "index.html", comparison_page(runs, labels, curves, output).encode())
+
+
+def labels_of(runs: Sequence[RunResult]) -> list[str]:
+    """Return a name for each run: its method and the settings in which runs differ; their folders
+    if none do.
+    """
+    settings = [{"dataset": run.dataset, **run.settings} for run in runs]
+    labels = []
+    for run, own in zip(runs, settings, strict=True):
+        parts = [run.method]
+        for name in columns_of(settings):
+            values = {str(other[name]) for other in settings if name in other}
+            if name in own and name != "method" and len(values) > 1:
+                value = setting(own[name])
+                parts.append(value if name in ("dataset", "preset") else f"{name} {value}")
+        labels.append(", ".join(parts))
+    if len(set(labels)) == len(labels):
+        return labels
+    return [f"{label} ({run.folder})" for label, run in zip(labels, runs, strict=True)]
+
+
+def series_of(runs: Sequence[RunResult]) -> list[str]:
+    """Return for each run the curve it lies on: method, and preset and data set if these differ."""
+    names = [[run.method, run.settings.get("preset", ""), run.dataset] for run in runs]
+    differing = [index for index in (1, 2) if len({own[index] for own in names}) > 1]
+    return [
+        ", ".join(filter(None, [own[0], *[own[index] for index in differing]])) for own in names
+    ]
+
+
+def curve_points(runs: Sequence[RunResult]) -> list[dict]:
+    """Return the rows of curves.csv: a point of each run and baseline for each metric."""
+    points = []
+    for run, label, series in zip(runs, labels_of(runs), series_of(runs), strict=True):
+        points += points_of(series, label, run.mean, run.intervals)
+        for name, results in run.baselines.items():
+            points += points_of(name, label, results["mean"], results["intervals"])
+    return points
+
+
+def points_of(series: str, label: str, mean: dict, intervals: dict) -> list[dict]:
+    """Return a point for each metric of a run or baseline: mean rate, mean, and the intervals of
+    both.
+    """
+    points = []
+    for column in mean:
+        if column in ("bpp", "bytes", "prompt_cosine") or column.startswith("bytes_"):
+            continue
+        rate_low, rate_high = intervals.get("bpp", (None, None))
+        low, high = intervals.get(column, (None, None))
+        point = {"series": series, "run": label, "metric": column}
+        point |= {"bpp": mean["bpp"], "bpp_low": rate_low, "bpp_high": rate_high}
+        points.append(point | {"mean": mean[column], "low": low, "high": high})
+    return points
+
+
+def draw_curve(points: Sequence[dict], column: str, output: Path) -> dict:
+    """Plot one metric against the rate as PNG, PNG for dark pages and PDF; return their addresses
+    and the label.
+    """
+    from matplotlib import rc_context
+
+    name = "rate_" + re.sub(r"\W", "_", column)
+    chosen = [point for point in points if point["metric"] == column]
+    files = {
+        "light": (f"{name}.png", {}),
+        "dark": (f"{name}_dark.png", DARK),
+        "pdf": (f"{name}.pdf", {}),
+    }
+    addresses = {"label": column_of(column).label}
+    for kind, (file, colors) in files.items():
+        with rc_context({**STYLE, **colors}):
+            write(output / file, plot(chosen, column, Path(file).suffix[1:]))
+        addresses[kind] = link(file)
+    return addresses
+
+
+def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
+    """Return a picture file ("png", "pdf") of a metric against the rate, a line a series."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 3.3), layout="constrained")
+    axes = figure.subplots()
+    for series in dict.fromkeys(point["series"] for point in points):
+        line = sorted(
+            (point for point in points if point["series"] == series), key=lambda point: point["bpp"]
+        )
+        axes.errorbar(
+            [point["bpp"] for point in line],
+            [point["mean"] for point in line],
+            error_bars(line, "mean", "low", "high"),
+            error_bars(line, "bpp", "bpp_low", "bpp_high"),
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            label=series,
+        )
+    rates = [point["bpp"] for point in points]
+    if max(rates) > 5 * min(rates):
+        axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=5)
+    shown = column_of(column)
+    title = f"{shown.label}, {shown.better} is better" if shown.better else shown.label
+    axes.set_xlabel("bits per pixel")
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.legend(frameon=False)
+    file = io.BytesIO()
+    stamp = {"CreationDate": None} if suffix == "pdf" else {}
+    figure.savefig(file, format=suffix, dpi=150, metadata=stamp)
+    return file.getvalue()
+
+
+def error_bars(points: Sequence[dict], center: str, low: str, high: str) -> list[list[float]]:
+    """Return the lengths of the error bars, [downwards, upwards]; 0 for a point without an
+    interval.
+    """
+    down, up = [], []
+    for point in points:
+        known = point[low] is not None and point[high] is not None
+        down.append(max(0.0, point[center] - point[low]) if known else 0.0)
+        up.append(max(0.0, point[high] - point[center]) if known else 0.0)
+    return [down, up]

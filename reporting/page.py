@@ -1,0 +1,341 @@
+"""The page of one run, and the page that compares several, as HTML from templates/."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from urllib.parse import quote
+
+from PIL import Image
+
+from metrics import METRICS
+from reporting.columns import column_of, layer_name, setting, shown
+from reporting.rows import RunResult, columns_of, layers_of, metrics_of, numbers_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+LAYERS = {"text": "a prompt", "sketch": "a sketch", "color": "a color map"}
+LARGEST = 1e308  # stands for infinity where a page sorts
+# kind of picture -> endings of its file in a run's folder; the first that exists is taken
+PICTURES = {
+    "original": ("_original.jpg", "_original.png"),
+    "sketch": ("_sketch.png",),
+    "sketch sent": ("_sketch_recon.png",),
+    "colors sent": ("_color.png", "_colour.png"),
+    "reconstruction": ("_recon.png",),
+}
+
+
+# ---- one run
+
+
+def run_page(run: RunResult) -> str:
+    """Return the page of one run. It shows the files in the run's folder and stands in it."""
+    images = images_of(run)
+    layers = layers_of(run.rows)
+    return render(
+        "run.html",
+        over=" / ".join(
+            filter(None, ["Text + Sketch", run.method, run.settings.get("preset"), run.dataset])
+        ),
+        title=_title(run),
+        lead=_lead(run, images),
+        kind="run",
+        failed=run.failed,
+        not_available=[(column_of(name).label, why) for name, why in run.not_available.items()],
+        means=means_of(run),
+        layers=[(layer_name(column), round(run.mean.get(column, 0))) for column in layers],
+        columns=[column_of(name).label for name in table_columns([run])],
+        table=table_of([run], [run.method], run.folder) if run.baselines else [],
+        images=images,
+        sort_keys=sort_keys(["bytes", "bpp", *layers, *metrics_of(run.rows)]),
+        settings=[(name, setting(value)) for name, value in run.settings.items()],
+        recipes=recipes(run.mean),
+        made=run.made,
+    )
+
+
+def _title(run: RunResult) -> str:
+    count = len(run.rows)
+    title = "1 image" if count == 1 else f"{count} images"
+    return f"{title}, {run.mean['bytes']:.0f} bytes each" if run.mean else title
+
+
+def _lead(run: RunResult, images: Sequence[dict]) -> str:
+    """Say in a sentence or two what the page shows."""
+    present = [layer_name(column) for column in layers_of(run.rows) if run.mean.get(column)]
+    parts = [LAYERS[layer] for layer in present if layer in LAYERS]
+    what = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+    lead = f"Each image became one small file, {what}, and was reconstructed from that file alone."
+    wipes = dict.fromkeys(image["wipe"] for image in images if image["wipe"])
+    if wipes:
+        lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."
+    return lead
+
+
+def images_of(run: RunResult) -> list[dict]:
+    """Return what the page of a run shows of each image."""
+    files = {path.name for path in run.folder.iterdir()}
+    layers, metrics = layers_of(run.rows), metrics_of(run.rows)
+    largest = max((row["bytes"] for row in run.rows), default=1)
+    images = []
+    for row in run.rows:
+        pictures = pictures_of(row["name"], files)
+        image = {
+            "name": row["name"],
+            "prompt": row.get("prompt"),
+            "size": size_of(run.folder, pictures),
+            "pictures": {kind: link(file) for kind, file in pictures.items()},
+            "wipe": _wipe(pictures),
+            "stream": link(f"{row['name']}.pics"),
+            "bytes": row["bytes"],
+            "bpp": shown("bpp", row["bpp"]),
+            "percent": round(100 * row["bytes"] / largest, 2),
+            "layers": [(layer_name(column), row[column] or 0) for column in layers],
+            "metrics": shown_metrics(row, metrics),
+            "sort_values": sort_values(row, ["name", "bytes", "bpp", *layers, *metrics]),
+        }
+        images.append(image)
+    return images
+
+
+def _wipe(pictures: dict[str, str]) -> str | None:
+    """Return the kind of picture that the reconstruction is compared with, or None."""
+    if "reconstruction" not in pictures:
+        return None
+    for kind in ("original", "sketch sent"):
+        if kind in pictures:
+            return kind
+    return None
+
+
+def pictures_of(name: str, files: set[str]) -> dict[str, str]:
+    """Return the picture files of an image among `files`, by kind, in the order of PICTURES."""
+    found = {}
+    for kind, endings in PICTURES.items():
+        present = [f"{name}{ending}" for ending in endings if f"{name}{ending}" in files]
+        if present:
+            found[kind] = present[0]
+    return found
+
+
+def size_of(folder: Path, pictures: dict[str, str]) -> tuple[int, int]:
+    """Return width and height of an image's pictures, from the header of the last one."""
+    if not pictures:
+        return 1, 1
+    with Image.open(folder / list(pictures.values())[-1]) as picture:
+        return picture.size
+
+
+def means_of(run: RunResult) -> list[dict]:
+    """Return the averages that the page of a run opens with: bytes, rate, then the rest."""
+    if not run.mean:
+        return []
+    means = []
+    for column in dict.fromkeys(("bytes", "bpp", *run.mean)):
+        if not column.startswith("bytes_"):
+            label = column_of(column).label
+            means.append(
+                {
+                    "label": label,
+                    **cell(column, run.mean, run.intervals),
+                    "detail": count_of(column, run),
+                }
+            )
+    return means
+
+
+def count_of(column: str, run: RunResult) -> str:
+    """Return what a mean was taken over, if that is not all images."""
+    if column in run.sets:
+        return "{reconstructions} against {others}".format(**run.sets[column])
+    count = len(numbers_of(run.rows, column))
+    return f"of {count} images" if count < len(run.rows) else ""
+
+
+def cell(column: str, mean: dict, intervals: dict) -> dict[str, str]:
+    """Return the mean of a column and its interval as a reader sees them; the interval may be
+    empty.
+    """
+    bounds = intervals.get(column, ())
+    return {
+        "value": shown(column, mean.get(column)),
+        "interval": " to ".join(shown(column, bound) for bound in bounds),
+    }
+
+
+def shown_metrics(row: dict, metrics: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return (column, label, value) of some columns of a row."""
+    return [(column, column_of(column).label, shown(column, row.get(column))) for column in metrics]
+
+
+def recipes(columns: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (title, what is computed and its source) of those columns that are metrics."""
+    rows = [METRICS[column] for column in columns if column in METRICS]
+    return [(row.title, f"{row.recipe} ({row.source})") for row in rows]
+
+
+# ---- sorting
+
+
+def sort_values(row: dict, columns: Sequence[str]) -> str:
+    """Return as JSON what a page sorts an image by; what is no number has no value."""
+    values = {}
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, str) or (isinstance(value, float | int) and not math.isnan(value)):
+            values[column] = LARGEST if value == math.inf else value
+    return json.dumps(values)
+
+
+def sort_keys(columns: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return (column, label, first order) of a page's sort keys; the best come first."""
+    keys = [("name", "name", "ascending")]
+    for column in columns:
+        order = "descending" if column_of(column).better == "higher" else "ascending"
+        keys.append((column, column_of(column).label, order))
+    return keys
+
+
+# ---- several runs
+
+
+def comparison_page(
+    runs: Sequence[RunResult], labels: Sequence[str], curves: Sequence[dict], output: Path
+) -> str:
+    """Return the page that compares runs; it stands in `output` and shows pictures of the runs'
+    folders.
+    """
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    images = side_by_side(runs, labels, output) if len(datasets) == 1 else []
+    common = [
+        column
+        for column in table_columns(runs)
+        if all(column in metrics_of(run.rows) for run in runs)
+    ]
+    lead = f"The {len(images)} images that all runs hold, as each reconstructs them."
+    if not images:
+        lead = "The runs have no image in common; only their means are compared."
+    failed = []
+    for label, run in zip(labels, runs, strict=True):
+        failed += [f"{label}: {name}" for name in run.failed]
+    return render(
+        "compare.html",
+        over=" / ".join(["Text + Sketch", *datasets]),
+        title=" and ".join(labels) if len(runs) == 2 else f"{len(runs)} runs side by side",
+        lead=lead,
+        kind="comparison",
+        failed=failed,
+        not_available=[],
+        columns=[column_of(column).label for column in table_columns(runs)],
+        table=table_of(runs, labels, output),
+        curves=curves,
+        images=images,
+        sort_keys=sort_keys(["bytes", *common]),
+    )
+
+
+def table_columns(runs: Sequence[RunResult]) -> list[str]:
+    """Return the columns of the table of means: bytes, rate, then every metric of any run."""
+    columns = dict.fromkeys(("bytes", "bpp", *columns_of([run.mean for run in runs])))
+    return [column for column in columns if not column.startswith("bytes_")]
+
+
+def table_of(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> list[dict]:
+    """Return the rows of the table of means: each run, and below it its baselines."""
+    columns, table = table_columns(runs), []
+    for run, label in zip(runs, labels, strict=True):
+        cells = [cell(column, run.mean, run.intervals) for column in columns]
+        page = link_to(run.folder / "index.html", output)
+        table.append({"label": label, "url": page, "images": len(run.rows), "cells": cells})
+        for name, results in run.baselines.items():
+            cells = [cell(column, results["mean"], results["intervals"]) for column in columns]
+            count = results.get("images", len(run.rows))  # it may not have met every budget
+            table.append(
+                {"label": f"{name}, beside {label}", "url": None, "images": count, "cells": cells}
+            )
+    return table
+
+
+def side_by_side(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> list[dict]:
+    """Return the images that all runs hold, each with the reconstruction of every run."""
+    tables = [{row["name"]: row for row in run.rows} for run in runs]
+    files = [{path.name for path in run.folder.iterdir()} for run in runs]
+    images = []
+    for name in tables[0]:
+        if not all(name in table for table in tables):
+            continue
+        rows = [table[name] for table in tables]
+        pictures = [pictures_of(name, present) for present in files]
+        image = {
+            "name": name,
+            "size": size_of(runs[0].folder, pictures[0]),
+            "original": _original(runs, pictures, output),
+            "reconstructions": [
+                _reconstruction(*each, output)
+                for each in zip(runs, labels, rows, pictures, strict=True)
+            ],
+            "sort_values": sort_values(mean_row(rows), columns_of(runs[0].rows)),
+        }
+        images.append(image)
+    return images
+
+
+def _original(
+    runs: Sequence[RunResult], pictures: Sequence[dict[str, str]], output: Path
+) -> str | None:
+    for run, own in zip(runs, pictures, strict=True):
+        if "original" in own:
+            return link_to(run.folder / own["original"], output)
+    return None
+
+
+def _reconstruction(
+    run: RunResult, label: str, row: dict, pictures: dict[str, str], output: Path
+) -> dict:
+    url = None
+    if "reconstruction" in pictures:
+        url = link_to(run.folder / pictures["reconstruction"], output)
+    return {
+        "label": label,
+        "url": url,
+        "metrics": shown_metrics(row, ["bytes", *metrics_of(run.rows)]),
+    }
+
+
+def mean_row(rows: Sequence[dict]) -> dict:
+    """Return the mean of several rows of one image, by which a comparison is sorted."""
+    row = dict(rows[0])
+    for column in columns_of(rows):
+        values = numbers_of(rows, column)
+        if len(values) == len(rows):
+            row[column] = fmean(values)
+    return row
+
+
+# ---- addresses and templates
+
+
+def link(file: str) -> str:
+    """Return a relative path as an address that leads to no other place."""
+    return "./" + quote(file)
+
+
+def link_to(file: Path, folder: Path) -> str:
+    """Return the address of a file on a page that stands in another folder."""
+    return link(Path(os.path.relpath(file, folder)).as_posix())
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template of templates/; every text is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return jinja.get_template(template).render(**values)

@@ -1,0 +1,3 @@
+"""What tests share: small random checkpoints, a plain prompt search, and the recorder of golden
+streams.
+"""
