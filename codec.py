@@ -143,9 +143,11 @@ class Decoder:
         All of the conditions have a sketch or none has, and likewise colors.
         """
         prompts = [conditions.prompt.ids for conditions in each]
-        sketches = None if each[0].sketch is None else [conditions.sketch for conditions in each]
-        colors = None if each[0].color is None else [conditions.color for conditions in each]
-        return self.generator.generate_each(prompts, seeds, height, width, sketches, colors)
+        sketches = [one.sketch for one in each if one.sketch is not None]
+        colors = [one.color for one in each if one.color is not None]
+        return self.generator.generate_each(
+            prompts, seeds, height, width, sketches or None, colors or None
+        )
 
     def fingerprint(self, sketch: bool, color: bool = False) -> int:
         """Return 16 bits that name the preset and the models of a stream.
@@ -261,7 +263,7 @@ class Encoder:
 
         Prompts are searched as one batch; candidates share batches if the images' sizes agree.
         """
-        sizes = source_sizes or [image.shape[:2] for image in images]
+        sizes = source_sizes or [(image.shape[0], image.shape[1]) for image in images]
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
         sketches = [self._sketch(image) for image in images]

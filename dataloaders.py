@@ -311,7 +311,12 @@ def _other_folders() -> list[str]:
 
 def _children(folder: Path, names: Sequence[str]) -> list[Path]:
     """Return those folders at these relative paths that exist. Raises DataError."""
-    return [child for child in (_child(folder, name) for name in names) if child is not None]
+    children = []
+    for name in names:
+        child = _child(folder, name)
+        if child is not None:
+            children.append(child)
+    return children
 
 
 def _child(folder: Path, relative: str) -> Path | None:

@@ -26,6 +26,9 @@ from statistics import fmean
 
 import numpy as np
 
+# So that `python benchmarks/conditions.py` finds the project.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -125,7 +128,6 @@ def main(argv: list[str] | None = None) -> int:
     Return 1 if reconstructions do not follow the sketch or the prompt, else 0.
     """
     args = parse_args(argv)
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     rows = measure(args.run, args.preset, args.device)
     means = {}
     for name in list(rows[0])[1:]:

@@ -23,7 +23,11 @@ from statistics import fmean
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+# So that `python benchmarks/decoded_sketches.py` finds the project.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.files import ROOT, write
+
 LAMBDAS = (0.02, 0.2, 1.0)
 TRAINED_ON = {"clean": 1.0, "decoded": 0.0}  # fraction of clean sketches
 SIDE = 256  # pixels of the images that are generated
@@ -254,10 +258,8 @@ def load_decoder(bundle: Path):
 def main(argv: list[str] | None = None) -> int:
     """Train, measure, print and write."""
     args = parse_args(argv)
-    sys.path.insert(0, str(ROOT))
     from PIL import Image
 
-    from common.files import write
     from tiny.data import Photos
     from tiny.latents import Latents
     from tiny.training import Run

@@ -1,37 +1,49 @@
-"""Prompt search: time a step against the published loop, cosine against work and seconds, bytes
-against cosine.
+"""Compare the prompt search with the published one: seconds a step, cosine, bytes.
 
     python benchmarks/prompt_search.py --data_root KODAK --output /tmp/prompt_search
     python benchmarks/prompt_search.py --shapes tiny ViT-B/32 --batches 1 8 --quick
 
-Shapes are text towers of random weights (transformers' configs), which take the time that trained
-ones take. The published loop is restated below from its description (Wen et al. 2023, arXiv
-2302.03668): one photograph at a time, all 77 positions, two forward passes, the vocabulary
-normalized at every step, hits as Python lists. Both run in turns, so that a busy machine slows
-both; times are the least of the repeats. Cosines are of the bundled CLIP. Plots are written to
---output; the last line on stdout is JSON.
+Three measurements: seconds a step against the published loop (benchmarks/published_search.py), with
+text towers of random weights; cosine against work and seconds; bytes of the text layer against
+cosine. Both searches run in turns, so that other work on the machine slows both; times are the
+least of the repeats. Cosines are of the bundled CLIP. Plots are written to --output; the last line
+on stdout is JSON.
 """
 
 import argparse
 import json
 import sys
-import time
+from collections.abc import Sequence
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
-SHAPES = {  # width, layers, heads, features, words, positions, activation
-    "tiny": (192, 2, 4, 192, 2048, 32, "quick_gelu"),
-    "ViT-B/32": (512, 12, 8, 512, 49408, 77, "quick_gelu"),
-    "ViT-L/14": (768, 12, 12, 768, 49408, 77, "quick_gelu"),
-    "ViT-H/14": (1024, 24, 16, 1024, 49408, 77, "gelu"),
+# So that `python benchmarks/prompt_search.py` finds the project.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+SHAPES = ("tiny", "ViT-B/32", "ViT-L/14", "ViT-H/14")  # those of benchmarks/published_search.py
+PUBLISHED_STEPS = 3000
+TIMED_STEPS = 20  # of the published loop, to know its seconds a step
+
+
+class Way(NamedTuple):
+    """A way of writing a prompt."""
+
+    bits: int | None  # the tokens are of a subset of 2**bits; None: of all tokens
+    ascending: bool  # whether the token ids are in ascending order
+
+
+WAYS = {  # numbers of tokens that are measured
+    Way(None, False): (8, 11, 14, 16),
+    Way(None, True): (10, 13, 16),
+    Way(10, True): (14, 18),
+    Way(8, False): (10, 13, 16),
+    Way(8, True): (14, 20, 26),
+    Way(7, True): (12, 16, 20, 26),
+    Way(6, True): (12, 18, 24, 30),
 }
-LENGTH = 16  # tokens
-# (bits of the sub-vocabulary or None, ascending, tokens)
-RATES = [(None, False, n) for n in (8, 11, 14, 16)] + [(None, True, n) for n in (10, 13, 16)]
-RATES += [(10, True, n) for n in (14, 18)] + [(8, False, n) for n in (10, 13, 16)]
-RATES += [(8, True, n) for n in (14, 20, 26)] + [(7, True, n) for n in (12, 16, 20, 26)]
-RATES += [(6, True, n) for n in (12, 18, 24, 30)]
+QUICK_EVERY = 4  # with --quick, one of so many rates is measured
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -39,302 +51,194 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--shapes",
-        nargs="*",
-        choices=SHAPES,
-        default=list(SHAPES),
-        help="text towers to time, or none",
-    )
-    parser.add_argument(
-        "--batches", nargs="+", type=int, default=[1, 8, 32], help="photographs at a time"
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="timings of each, of which the least counts"
-    )
-    parser.add_argument(
-        "--data_root", help="photographs for the cosines (default: scikit-image's and -learn's)"
-    )
-    parser.add_argument(
-        "--published_steps", type=int, default=3000, help="of the published search, for the cosines"
-    )
-    parser.add_argument("--output", type=Path, help="folder for the plots (default: none are made)")
-    parser.add_argument("--threads", type=int, help="of torch (default: its own)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="tiny shapes, three photographs, few steps: does it run?",
-    )
-    return parser.parse_args(argv)
+    add = parser.add_argument
+    help_shapes = "text towers to time, or none (default: all)"
+    add("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help=help_shapes)
+    help_batches = "numbers of images at a time (default: 1 8 32)"
+    add("--batches", nargs="+", type=int, default=[1, 8, 32], help=help_batches)
+    add("--repeats", type=int, default=3, help="number of timings, of which the least counts")
+    help_root = "images for the cosines (default: sample images of scikit-image and -learn)"
+    add("--data_root", help=help_root)
+    help_steps = "number of steps of the published search, for the cosines"
+    add("--published_steps", type=int, default=PUBLISHED_STEPS, help=help_steps)
+    add("--output", type=Path, help="folder of the plots (default: no plots)")
+    add("--threads", type=int, help="number of torch's threads (default: torch's own)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    help_quick = "a test that it runs: the first shape, three images, few steps"
+    add("--quick", action="store_true", help=help_quick)
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.shapes = args.shapes[:1]
+        args.batches = [1, 2]
+        args.repeats = 2
+        args.published_steps = min(args.published_steps, 30)
+    return args
 
 
-def random_clip(shape: str, device: str):
-    """A Clip whose text tower has random weights and whose photographs are random features."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    from prompt_inversion import Clip
-
-    width, layers, heads, features, words, positions, activation = SHAPES[shape]
-    tokens = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
-    text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-    text |= {
-        "num_attention_heads": heads,
-        "hidden_act": activation,
-        "max_position_embeddings": positions,
-    }
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-    }
-    config = CLIPConfig(text_config=text | {"vocab_size": words, **tokens}, vision_config=vision)
-    config.projection_dim = features
-    with torch.device(device), torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.set_default_dtype(torch.float16 if device.startswith("cuda") else torch.float32)
-        model = CLIPModel(config).eval().requires_grad_(False)
-        torch.set_default_dtype(torch.float32)
-    return Clip(model, _AnyTokenizer(words), None)
+def print_row(row: dict, digits: str) -> None:
+    """Print names and values on one line. digits: format of the floats."""
+    parts = []
+    for name, value in row.items():
+        text = format(value, digits) if isinstance(value, float) else str(value)
+        parts.append(f"{name} {text}")
+    print(" ".join(parts))
 
 
-class _AnyTokenizer:
-    """As much of a tokenizer as a search asks of one; every word but start and end is printable."""
-
-    def __init__(self, words: int):
-        self.words, self.bos_token_id, self.eos_token_id = words, words - 2, words - 1
-        self.all_special_ids = [words - 2, words - 1]
-
-    def __len__(self) -> int:
-        return self.words
-
-    def batch_decode(self, ids, **_) -> list[str]:
-        return ["word"] * len(ids)
-
-    def decode(self, ids, **_) -> str:
-        return " ".join(map(str, ids))
-
-
-class PublishedLoop:
-    """The published search of one photograph; `step()` returns its ids before the step, and their
-    cosine.
-    """
-
-    def __init__(self, target, clip, seed: int = 0):
-        import torch
-
-        text, self.clip, self.target = clip.model.text_model, clip, target
-        self.positions = text.config.max_position_embeddings
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.randint(len(clip.words), (LENGTH,), generator=generator).to(target.device)
-        self.embedding = text.embeddings.token_embedding
-        soft = self.embedding.weight[clip.words[start]].float()[None]
-        self.soft = soft.clone().requires_grad_()
-        self.optimizer = torch.optim.AdamW([self.soft], lr=0.1, weight_decay=0.1)
-        ids = [clip.tokenizer.bos_token_id, *[0] * LENGTH, clip.tokenizer.eos_token_id]
-        ids += [0] * (self.positions - len(ids))
-        self.dummy = self.embedding(torch.tensor([ids], device=target.device))
-
-    def step(self) -> tuple[list[int], float]:
-        """Project, judge the words by a forward pass, then a second forward and a backward pass,
-        and AdamW.
-        """
-        import torch
-
-        ids = self._project()
-        embedded = self.embedding(torch.tensor([ids], device=self.target.device))
-        with torch.no_grad():
-            cosine = (self._features(embedded) * self.target).sum().item()
-        hard = embedded.clone().requires_grad_()
-        loss = 1 - (self._features(hard) * self.target).sum(dim=-1).mean()
-        self.soft.grad = torch.autograd.grad(loss, [hard])[0].float()
-        self.optimizer.step()
-        self.clip.tokenizer.decode(ids)
-        return ids, cosine
-
-    def _project(self) -> list[int]:
-        import torch
-        import torch.nn.functional as F
-
-        with torch.no_grad():
-            # The published loop lets special words through; they are kept out here, so that the ids
-            # are the same.
-            rows = F.normalize(self.embedding.weight.float(), dim=-1)
-            scores = F.normalize(self.soft[0], dim=-1) @ rows.T
-            scores[:, self.clip.tokenizer.all_special_ids] = -torch.inf
-            if len(self.clip.words) < scores.shape[1] - 2:  # a trained CLIP: unprintable words too
-                barred = torch.ones_like(scores[0], dtype=torch.bool)
-                barred[self.clip.words] = False
-                scores[:, barred] = -torch.inf
-            values, places = scores.topk(1, dim=-1)
-            hits = [
-                [{"corpus_id": i, "score": v} for i, v in zip(*row, strict=True)]
-                for row in zip(places.tolist(), values.tolist(), strict=True)
-            ]
-        return [hit[0]["corpus_id"] for hit in hits]
-
-    def _features(self, embedded):
-        import torch
-        import torch.nn.functional as F
-
-        text = self.clip.model.text_model
-        whole = torch.cat([self.dummy[:, :1], embedded, self.dummy[:, LENGTH + 1 :]], dim=1)
-        causal = torch.full(
-            (self.positions, self.positions), -torch.inf, device=whole.device, dtype=whole.dtype
-        )
-        hidden = text.embeddings(inputs_embeds=whole)
-        hidden = text.encoder(hidden, attention_mask=causal.triu(1)[None, None]).last_hidden_state
-        pooled = text.final_layer_norm(hidden)[:, LENGTH + 1]
-        return F.normalize(self.clip.model.text_projection(pooled).float(), dim=-1)
+# ---- seconds a step
 
 
 def step_times(args: argparse.Namespace) -> list[dict]:
-    """Return a row for each shape and batch: seconds a photograph and step, of the published loop
-    and of ours.
-    """
+    """Return a row for each shape and batch: seconds of a step for an image, published and ours."""
+    from benchmarks.published_search import random_clip
+
     rows = []
     for shape in args.shapes:
         clip = random_clip(shape, args.device)
-        for n in args.batches:
-            rows.append({"shape": shape, "batch": n, **_compare(clip, n, args.repeats)})
-            print(
-                " ".join(
-                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-                    for k, v in rows[-1].items()
-                )
-            )
+        for batch in args.batches:
+            row = {"shape": shape, "batch": batch, **compare_steps(clip, batch, args.repeats)}
+            print_row(row, ".4g")
+            rows.append(row)
     return rows
 
 
-def _compare(clip, n: int, repeats: int) -> dict:
+def compare_steps(clip, batch: int, repeats: int) -> dict:
+    """Return seconds of a step for an image, published and ours, and whether the ids agree."""
     import torch
     import torch.nn.functional as F
 
-    from prompt_inversion import PromptConfig, search
+    from benchmarks.published_search import PublishedLoop, timed_steps
+    from prompt_inversion.search import PromptConfig, search
 
-    features = torch.randn(
-        n, clip.model.config.projection_dim, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(batch, clip.model.config.projection_dim, generator=generator)
     targets = F.normalize(features, dim=-1).to(clip.model.device)
     steps = repeats + 1
-    with torch.enable_grad():
-        loop = PublishedLoop(targets[:1], clip)
-        published, found = [], []
-        for _ in range(steps):
-            begun = time.perf_counter()
-            found.append(loop.step())
-            published.append(time.perf_counter() - begun)
+    seconds, found = timed_steps(PublishedLoop(targets[:1], clip), steps)
+    published = min(seconds[1:])
+    best_ids, _ = max(found, key=lambda each: each[1])
     config = PromptConfig(steps=steps, descent=steps, progress=False)
     prompt = search(targets, clip, config)[0]
-    seconds = [b[1] - a[1] for a, b in zip(prompt.history, prompt.history[1:], strict=False)]
-    ours = min(seconds) / n
-    row = {
-        "published_s": min(published[1:]),
+    ours = min(step_seconds(prompt.history)) / batch
+    return {
+        "published_s": published,
         "ours_s": ours,
-        "times_faster": min(published[1:]) / ours,
+        "times_faster": published / ours,
+        "same_ids": prompt.ids == tuple(best_ids),
+        "published_per_minute": 60 / (PUBLISHED_STEPS * published),
+        "ours_per_minute": 60 / (PromptConfig.steps * ours),
     }
-    row["same_ids"] = prompt.ids == tuple(max(found, key=lambda each: each[1])[0])
-    row["published_per_minute"] = 60 / (3000 * row["published_s"])
-    row["ours_per_minute"] = 60 / (PromptConfig.steps * ours)
-    return row
+
+
+def step_seconds(history: Sequence[tuple[float, float, float]]) -> list[float]:
+    """Return the seconds of each step but the first, of a prompt's history."""
+    moments = [seconds for _, seconds, _ in history]
+    return [after - before for before, after in pairwise(moments)]
+
+
+# ---- cosine against work and seconds
 
 
 def mean_curve(prompts) -> list[tuple[float, float, float]]:
-    """Return (steps' work, seconds of the whole batch, mean best cosine) after each move."""
-    return [
-        (at[0][0], at[0][1], fmean(a[2] for a in at))
-        for at in zip(*(p.history for p in prompts), strict=True)
-    ]
+    """Return (work in steps, seconds of the whole batch, mean best cosine) after each move."""
+    curve = []
+    for moves in zip(*[prompt.history for prompt in prompts], strict=True):
+        work, seconds, _ = moves[0]
+        curve.append((work, seconds, fmean(cosine for _, _, cosine in moves)))
+    return curve
 
 
 def cosines(args: argparse.Namespace, clip, targets) -> dict:
-    """Return the curves of the published search and of ours, and the work at which ours passes the
-    other's end.
-    """
-    import torch
+    """Return both searches' curves, and the work at which ours passes the other's final cosine."""
+    from benchmarks.published_search import PublishedLoop, timed_steps
+    from prompt_inversion.search import PromptConfig, search
 
-    from prompt_inversion import PromptConfig, search
-
-    with torch.enable_grad():
-        loop = PublishedLoop(targets[:1], clip)
-        times = []
-        for _ in range(20):
-            begun = time.perf_counter()
-            loop.step()
-            times.append(time.perf_counter() - begun)
+    step = min(timed_steps(PublishedLoop(targets[:1], clip), TIMED_STEPS)[0])
     steps = args.published_steps
-    # Descent alone finds the published loop's ids; all photographs at once, so that 3,000 steps
-    # take a minute.
+    # The descent alone finds the published loop's ids; it searches all images together, so that
+    # 3,000 steps take a minute.
     published = mean_curve(search(targets, clip, PromptConfig(steps=steps, descent=steps)))
     ours = mean_curve(search(targets, clip, PromptConfig()))
     goal = published[-1][2]
-    passed = [at for at in ours if at[2] >= goal]
-    each = len(targets)
+    count = len(targets)
+    work_to_goal = seconds_to_goal = None
+    for work, seconds, cosine in ours:
+        if cosine >= goal:
+            work_to_goal = work
+            seconds_to_goal = seconds / count
+            break
     return {
-        "photographs": each,
+        "photographs": count,
         "published_cosine": goal,
         "published_steps": steps,
-        "published_s_per_photograph": steps * min(times),
+        "published_s_per_photograph": steps * step,
         "ours_cosine": ours[-1][2],
-        "ours_steps_to_published": passed[0][0] if passed else None,
-        "ours_s_per_photograph_to_published": passed[0][1] / each if passed else None,
-        "ours_s_per_photograph": ours[-1][1] / each,
+        "ours_steps_to_published": work_to_goal,
+        "ours_s_per_photograph_to_published": seconds_to_goal,
+        "ours_s_per_photograph": ours[-1][1] / count,
         "curves": {
-            "published": [(work, work * min(times), cosine) for work, _, cosine in published],
-            "ours": [(work, seconds / each, cosine) for work, seconds, cosine in ours],
+            "published": [(work, work * step, cosine) for work, _, cosine in published],
+            "ours": [(work, seconds / count, cosine) for work, seconds, cosine in ours],
         },
     }
 
 
-def rates(args: argparse.Namespace, clip, targets) -> list[dict]:
-    """Return a row for each way of writing a prompt: bytes of the text layer and mean cosine of our
-    search.
-    """
-    import text_codec
-    from prompt_inversion import PromptConfig, search, sub_vocabulary
+# ---- bytes against cosine
 
+
+def rates(args: argparse.Namespace, clip, targets) -> list[dict]:
+    """Return a row for each way of writing a prompt: bytes of the text layer, and mean cosine."""
+    settings = []
+    for way, lengths in WAYS.items():
+        settings += product([way], lengths)
+    if args.quick:
+        settings = settings[::QUICK_EVERY]
     rows = []
-    for bits, ascending, length in RATES[:: 4 if args.quick else 1]:
-        words = sub_vocabulary(clip.tokenizer, bits) if bits else None
-        config = PromptConfig(length=length, ascending=ascending, allowed=words and tuple(words))
-        found = search(targets, clip, config)
-        size = fmean(len(text_codec.encode(prompt.ids, clip.vocabulary, words)) for prompt in found)
-        cosine = fmean(prompt.cosine for prompt in found)
-        rows.append(
-            {
-                "bits": bits,
-                "ascending": ascending,
-                "tokens": length,
-                "bytes": size,
-                "cosine": cosine,
-            }
-        )
-        print(
-            " ".join(
-                f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()
-            )
-        )
+    for way, length in settings:
+        row = rate_row(clip, targets, way, length)
+        print_row(row, ".4f")
+        rows.append(row)
     return rows
 
 
-def photographs(args: argparse.Namespace):
-    """Return the bundled CLIP and the features of the photographs, brought to its preset's short
-    side.
-    """
+def rate_row(clip, targets, way: Way, length: int) -> dict:
+    """Return mean bytes and mean cosine of prompts of `length` tokens."""
+    import text_codec
+    from prompt_inversion.search import PromptConfig, search
+    from text_codec.vocabulary import token_subset
+
+    allowed = None
+    if way.bits is not None:
+        allowed = tuple(token_subset(clip.tokenizer, way.bits))
+    config = PromptConfig(length=length, ascending=way.ascending, allowed=allowed)
+    found = search(targets, clip, config)
+    sizes = [len(text_codec.encode(prompt.ids, clip.vocab_size, allowed)) for prompt in found]
+    return {
+        "bits": way.bits,
+        "ascending": way.ascending,
+        "tokens": length,
+        "bytes": fmean(sizes),
+        "cosine": fmean(prompt.cosine for prompt in found),
+    }
+
+
+def load_targets(args: argparse.Namespace):
+    """Return the bundled CLIP and the features of the images at its preset's short side."""
     from dataloaders import load_samples
     from presets import get_preset
-    from prompt_inversion import load_clip
+    from prompt_inversion.clip import load_clip
 
     preset = get_preset("tiny")
     samples = load_samples(args.data_root, None, preset.short_side)
+    if args.quick:
+        samples = samples[:3]
     clip = load_clip(preset.clip, args.device)
-    count = min(len(samples.names), 3) if args.quick else len(samples.names)
-    return clip, clip.image_features([samples[i].image for i in range(count)])
+    return clip, clip.image_features([sample.image for sample in samples])
 
 
-def draw(folder: Path, times: list[dict], cosine: dict, rate: list[dict]) -> None:
+# ---- plots
+
+
+def plot_all(folder: Path, times: list[dict], cosine: dict, rate: list[dict]) -> None:
     """Write step_time.png, cosine.png and bytes.png."""
     import matplotlib
 
@@ -342,85 +246,89 @@ def draw(folder: Path, times: list[dict], cosine: dict, rate: list[dict]) -> Non
     from matplotlib import pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    plt.rcParams.update(
-        {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True}
-    )
-
+    style = {"axes.grid": True, "grid.alpha": 0.3, "figure.constrained_layout.use": True}
+    plt.rcParams.update(style)
     if times:
-        _draw_times(folder / "step_time.png", times)
-    figure, sides = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axes, place, label in zip(
-        sides, (0, 1), ("work, steps", "seconds a photograph"), strict=True
-    ):
-        for name, curve in cosine["curves"].items():
-            axes.plot([at[place] for at in curve], [at[2] for at in curve], label=name)
-        axes.axhline(cosine["published_cosine"], color="gray", lw=0.8, ls="--")
-        axes.set(xscale="log", xlabel=label)
-    end = max(cosine["published_cosine"], cosine["ours_cosine"])
-    sides[0].set(ylabel="mean best cosine", ylim=(end - 0.06, end + 0.005))
-    sides[0].legend()
-    figure.savefig(folder / "cosine.png", dpi=120)
-
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for bits, ascending in dict.fromkeys((row["bits"], row["ascending"]) for row in rate):
-        own = [row for row in rate if (row["bits"], row["ascending"]) == (bits, ascending)]
-        label = f"{'all words' if bits is None else f'{1 << bits} words'}, {'ascending' if ascending else 'in order'}"
-        axes.plot([row["bytes"] for row in own], [row["cosine"] for row in own], "o-", label=label)
-    axes.set(xlabel="bytes of the text layer", ylabel="mean cosine")
-    axes.legend()
-    figure.savefig(folder / "bytes.png", dpi=120)
+        plot_times(folder / "step_time.png", times)
+    plot_cosines(folder / "cosine.png", cosine)
+    plot_rates(folder / "bytes.png", rate)
 
 
-def _draw_times(file: Path, times: list[dict]) -> None:
+def plot_times(file: Path, times: list[dict]) -> None:
+    """Plot how many times faster ours is, against the batch."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
     for shape in dict.fromkeys(row["shape"] for row in times):
         own = [row for row in times if row["shape"] == shape]
-        axes.plot(
-            [row["batch"] for row in own], [row["times_faster"] for row in own], "o-", label=shape
-        )
+        batches = [row["batch"] for row in own]
+        faster = [row["times_faster"] for row in own]
+        axes.plot(batches, faster, "o-", label=shape)
+    axes.set(xscale="log", xlabel="images at a time", ylim=0)
+    axes.set(ylabel="times faster than the published loop")
     batches = sorted({row["batch"] for row in times})
-    axes.set(
-        xscale="log",
-        xlabel="photographs at a time",
-        ylabel="times faster than the published loop",
-        ylim=0,
-    )
     axes.set_xticks(batches, labels=batches)
     axes.minorticks_off()
     axes.legend()
     figure.savefig(file, dpi=120)
 
 
+def plot_cosines(file: Path, cosine: dict) -> None:
+    """Plot both curves against work and against seconds."""
+    from matplotlib import pyplot as plt
+
+    figure, sides = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    labels = ("work, steps", "seconds an image")
+    for column, (axes, label) in enumerate(zip(sides, labels, strict=True)):
+        for name, curve in cosine["curves"].items():
+            axes.plot([at[column] for at in curve], [at[2] for at in curve], label=name)
+        axes.axhline(cosine["published_cosine"], color="gray", lw=0.8, ls="--")
+        axes.set(xscale="log", xlabel=label)
+    end = max(cosine["published_cosine"], cosine["ours_cosine"])
+    sides[0].set(ylabel="mean best cosine", ylim=(end - 0.06, end + 0.005))
+    sides[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+def plot_rates(file: Path, rate: list[dict]) -> None:
+    """Plot the cosine against bytes, a line for each way of writing a prompt."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for way in WAYS:
+        own = [row for row in rate if (row["bits"], row["ascending"]) == way]
+        if own:
+            tokens = "all tokens" if way.bits is None else f"{1 << way.bits} tokens"
+            order = "ascending" if way.ascending else "in order"
+            sizes = [row["bytes"] for row in own]
+            values = [row["cosine"] for row in own]
+            axes.plot(sizes, values, "o-", label=f"{tokens}, {order}")
+    axes.set(xlabel="bytes of the text layer", ylabel="mean cosine")
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print rows as they are measured and everything but the curves as JSON."""
+    """Print rows as they are measured, and everything but the curves as JSON."""
     args = parse_args(argv)
-    if args.quick:
-        args.shapes, args.batches, args.repeats = args.shapes and args.shapes[:1], [1, 2], 2
-        args.published_steps = min(args.published_steps, 30)
-    sys.path.insert(0, str(ROOT))
     import torch
 
     torch.set_num_threads(args.threads or torch.get_num_threads())
     times = step_times(args)
-    clip, targets = photographs(args)
+    clip, targets = load_targets(args)
     cosine = cosines(args, clip, targets)
     print(f"cosine {cosine['published_cosine']:.4f} published, {cosine['ours_cosine']:.4f} ours")
     rate = rates(args, clip, targets)
     if args.output:
-        draw(args.output, times, cosine, rate)
+        plot_all(args.output, times, cosine, rate)
     cosine.pop("curves")
-    print(
-        json.dumps(
-            {
-                "threads": torch.get_num_threads(),
-                "step_times": times,
-                "cosine": cosine,
-                "rates": rate,
-            }
-        )
-    )
+    summary = {
+        "threads": torch.get_num_threads(),
+        "step_times": times,
+        "cosine": cosine,
+        "rates": rate,
+    }
+    print(json.dumps(summary))
     return 0
 
 

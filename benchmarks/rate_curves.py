@@ -67,17 +67,17 @@ def bd_rate(anchor: Points, test: Points) -> dict | None:
 
     if min(len(anchor), len(test)) < 2:
         return None
-    anchor_range = quality_range(anchor)
-    test_range = quality_range(test)
-    low = max(anchor_range[0], test_range[0])
-    high = min(anchor_range[1], test_range[1])
+    anchor_rates, anchor_qualities = zip(*anchor, strict=True)
+    test_rates, test_qualities = zip(*test, strict=True)
+    low = max(min(anchor_qualities), min(test_qualities))
+    high = min(max(anchor_qualities), max(test_qualities))
     if low >= high:
         return None
     percent = bjontegaard(
-        [rate for rate, _ in anchor],
-        decibels(anchor),
-        [rate for rate, _ in test],
-        decibels(test),
+        list(anchor_rates),
+        decibels(anchor_qualities),
+        list(test_rates),
+        decibels(test_qualities),
         method="pchip",
         require_matching_points=False,
         min_overlap=0,
@@ -85,15 +85,9 @@ def bd_rate(anchor: Points, test: Points) -> dict | None:
     return {"percent": float(percent), "ms_ssim_range": [low, high]}
 
 
-def quality_range(hull: Points) -> tuple[float, float]:
-    """Return the lowest and the highest quality of a hull."""
-    qualities = [quality for _, quality in hull]
-    return min(qualities), max(qualities)
-
-
-def decibels(hull: Points) -> list[float]:
-    """Return the MS-SSIM of a hull's points in dB."""
-    return [float(-10 * np.log10(1 - quality)) for _, quality in hull]
+def decibels(qualities: Sequence[float]) -> list[float]:
+    """Return values of MS-SSIM in dB."""
+    return [float(-10 * np.log10(1 - quality)) for quality in qualities]
 
 
 def points_of(

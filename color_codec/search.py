@@ -261,9 +261,10 @@ class MapEncoder:
 
 def _with_radius(context: Context, radius: int) -> Context:
     """Return the context with another radius of the plane's kind."""
-    radii = list(context.radii)
-    radii[KINDS[context.plane]] = radius
-    return replace(context, radii=tuple(radii))
+    luma, chroma = context.radii
+    if KINDS[context.plane] == LUMA:
+        return replace(context, radii=(radius, chroma))
+    return replace(context, radii=(luma, radius))
 
 
 def _picked(table: np.ndarray, chosen: np.ndarray) -> np.ndarray:

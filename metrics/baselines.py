@@ -81,10 +81,11 @@ def compress(image: np.ndarray, codec: Codec, budget_bytes: int) -> Baseline:
     them. Raises BudgetError if no file fits.
     """
     best = None
-    smallest = None
+    smallest = b""
     height, width = image.shape[:2]
     for scale in SCALES:
-        small = _resize(image, [max(1, round(side * scale)) for side in (width, height)])
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = _resize(image, size)
         data, quality = _best_quality(small, codec, budget_bytes)
         if len(data) > budget_bytes:
             smallest = min(smallest or data, data, key=len)
@@ -120,9 +121,9 @@ def _best_quality(image: np.ndarray, codec: Codec, budget_bytes: int) -> tuple[b
     return data, low
 
 
-def _resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return an image at another size, (width, height), by Lanczos's filter."""
-    return np.asarray(Image.fromarray(image).resize(tuple(size), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def _pillow_codec(name: str) -> Codec:
@@ -133,7 +134,7 @@ def _pillow_codec(name: str) -> Codec:
 
 
 def _encode(name: str, image: np.ndarray, quality: int) -> bytes:
-    setting = quality
+    setting: float = quality
     if name == "jpeg2000":  # quality is in hundredths of a bit per pixel
         setting = 100 * BITS / quality
     return encode_image(image, FORMATS[name].options(setting))

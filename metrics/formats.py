@@ -33,7 +33,7 @@ class ImageFormat(NamedTuple):
     """How Pillow writes a format."""
 
     feature: str  # the library behind it, for PIL.features.check
-    options: Callable[[float | None], dict]  # setting -> options of Image.save
+    options: Callable[..., dict]  # setting -> options of Image.save
 
 
 def _jpeg(quality: float) -> dict:

@@ -17,6 +17,7 @@ from metrics.sets import hific_patches
 from metrics.table import FAST, METRICS, ImageMetric, Metric, SetMetric
 from metrics.tools import NO_TOOLS, Image, Pair, Tools
 
+Inception = Callable[[Sequence[Image] | np.ndarray], np.ndarray]  # images -> features (n, 2048)
 NO_FEATURES = np.empty((0, networks.INCEPTION_WIDTH), np.float32)
 
 
@@ -40,7 +41,7 @@ class MetricSet:
         self.unavailable: dict[str, str] = {}
         self._tools = tools
         self._functions: dict[str, Callable[[Pair], float]] = {}
-        self._inception = None
+        self._inception: Inception | None = None
         for row in self.rows:
             try:
                 self._load(row)
@@ -71,7 +72,9 @@ class MetricSet:
         """
         rows = [row for row in self.rows if isinstance(row, SetMetric)]
         protocols = {row.against for row in rows if row.name not in self.unavailable}
-        features = self._features(pairs, protocols) if protocols else {}
+        features = {}
+        if protocols and self._inception:
+            features = self._features(pairs, protocols, self._inception)
         values = {}
         for row in rows:
             recons, others = features.get(row.against, (NO_FEATURES, NO_FEATURES))
@@ -83,7 +86,7 @@ class MetricSet:
         if isinstance(row, ImageMetric):
             self._functions[row.name] = row.load(self._tools)
             return
-        if row.against == "reference":
+        if isinstance(row, SetMetric) and row.against == "reference":
             self._tools.get("reference")
         if self._inception is None:
             self._inception = networks.load_inception(self._tools.device)
@@ -95,22 +98,25 @@ class MetricSet:
         return round(value, row.digits) if math.isfinite(value) else None
 
     def _features(
-        self, pairs: Iterable[tuple[Image, Image]], protocols: set[str]
+        self,
+        pairs: Iterable[tuple[Image, Image]],
+        protocols: set[str],
+        inception: Inception,
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return Inception's features (n, 2048) of (reconstructions, others) for each protocol."""
-        recon_patches = []
-        patches = []
-        recons = []
-        references = []
+        recon_patches: list[np.ndarray] = []
+        patches: list[np.ndarray] = []
+        recons: list[np.ndarray] = []
+        references: list[np.ndarray] = []
         for original, recon in pairs:
             if "originals" in protocols:
-                recon_patches.append(self._inception(hific_patches(recon)))
-                patches.append(self._inception(hific_patches(original)))
+                recon_patches.append(inception(hific_patches(recon)))
+                patches.append(inception(hific_patches(original)))
             if "reference" in protocols:
-                recons.append(self._inception([recon]))
+                recons.append(inception([recon]))
         if "reference" in protocols:
             for image in self._tools.get("reference"):
-                references.append(self._inception([image]))
+                references.append(inception([image]))
         return {
             "originals": (_joined(recon_patches), _joined(patches)),
             "reference": (_joined(recons), _joined(references)),

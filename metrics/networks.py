@@ -51,7 +51,7 @@ def load_dists(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
     return _distance(DISTSNetwork(), device)
 
 
-def load_inception(device: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+def load_inception(device: str) -> Callable[[Sequence[np.ndarray] | np.ndarray], np.ndarray]:
     """Return the function from n images to features (n, 2048) float32.
 
     The images are uint8 (h, w, 3) of one size. TensorFlow's Inception-v3 of 2015 and its bilinear
@@ -71,7 +71,7 @@ def load_inception(device: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     network.to(device)
 
     @torch.inference_mode()
-    def features(images: Sequence[np.ndarray]) -> np.ndarray:
+    def features(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         found = [np.empty((0, INCEPTION_WIDTH), np.float32)]
         for start in range(0, len(images), BATCH):
             batch = torch.cat([_tensor(image) for image in images[start : start + BATCH]])

@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    count: int  # number of values
+    values: int  # how many there were
 
 
 def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval | None:
@@ -63,15 +63,15 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     _check_features(a, b)
     means = []
     centered = []
-    for features in (a, b):
-        features = np.asarray(features, np.float64)
+    for given in (a, b):
+        features = np.asarray(given, np.float64)
         means.append(features.mean(0))
         centered.append((features - means[-1]) / np.sqrt(len(features) - 1))
     spread = sum(np.sum(x**2) for x in centered)  # the traces of the covariances
     # With covariance x'x, the trace of sqrt(cov_a cov_b) is the sum of the singular values of
     # x_a x_b'. It needs no square root of a d x d matrix, which is singular if there are fewer
     # images than features.
-    triangles = [np.linalg.qr(x, mode="r") for x in centered]
+    triangles = [np.asarray(np.linalg.qr(x, mode="r")) for x in centered]
     overlap = np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False).sum()
     return float(np.sum((means[0] - means[1]) ** 2) + spread - 2 * overlap)
 

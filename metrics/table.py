@@ -283,7 +283,7 @@ def choose_metrics(text: str) -> tuple[str, ...]:
     Returns names in the table's order. Raises ValueError for an unknown name.
     """
     groups = {"fast": FAST, "all": tuple(METRICS)}
-    chosen = set()
+    chosen: set[str] = set()
     unknown = []
     for word in text.split(","):
         name = word.strip()

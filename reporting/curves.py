@@ -110,7 +110,8 @@ def draw_curve(points: Sequence[dict], column: str, output: Path) -> dict:
     }
     addresses = {"label": column_of(column).label}
     for kind, (file, colors) in files.items():
-        with rc_context({**STYLE, **colors}):
+        style: dict = {**STYLE, **colors}
+        with rc_context(style):
             write(output / file, plot(chosen, column, Path(file).suffix[1:]))
         addresses[kind] = link(file)
     return addresses

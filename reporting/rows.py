@@ -158,10 +158,12 @@ def read_csv(path: Path) -> list[dict]:
 
 
 def _value(text: str | None) -> float | int | str | None:
+    if text is None:
+        return None
     for kind in (int, float):
         try:
             return kind(text)
-        except (TypeError, ValueError):
+        except ValueError:
             continue
     return text or None
 
@@ -205,7 +207,7 @@ def averages(rows: Sequence[dict]) -> dict:
         if found is None:
             continue
         mean[column] = round(found.mean, 5)
-        if found.count > 1:
+        if found.values > 1:
             intervals[column] = [round(found.low, 5), round(found.high, 5)]
     return {"mean": mean, "intervals": intervals}
 

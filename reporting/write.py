@@ -52,7 +52,7 @@ def write_report(
     """
     records = read_records(folder, samples.names)
     rows = [as_row(record) for record in records]
-    summary = {
+    summary: dict = {
         "method": method,
         "dataset": samples.name,
         "images": len(rows),

@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 bash scripts/install.sh requirements-dev.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/mypy
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto "$@"  # a process for each core, each with one thread

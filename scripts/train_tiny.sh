@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Train the bundled models from photographs, or a bundle of your own.
+# Train the bundled models from images, or a bundle of your own.
 #
-#     bash scripts/train_tiny.sh DATA             # every model; results go to their places in this repository
-#     bash scripts/train_tiny.sh DATA BUNDLE      # CLIP, decoder, UNet and ControlNet into a folder: --preset BUNDLE
+#     bash scripts/train_tiny.sh DATA             # all models; replaces those of this repository
+#     bash scripts/train_tiny.sh DATA BUNDLE      # a folder for --preset BUNDLE
 #
-# DATA holds photographs (pictures or tar shards, with photos.jsonl where labels are known), bsds500/ and
-# captions.txt.gz, as tiny/README.md says. Every step resumes; the seconds of each can be set by environment variables.
-# Working files go to runs/tiny/. A GPU is used where there is one. With BUNDLE, edge network, sketch codec, color
-# tables and language model stay as they are: files depend on them.
+# DATA holds images (files or tar shards, with photos.jsonl if labels are known), bsds500/ and
+# captions.txt.gz, see tiny/README.md. Every step can be resumed. Environment variables set the
+# seconds of each step: EDGES, SKETCH, CLIP, DECODER, GENERATOR. Working files are in runs/tiny/. A
+# GPU is used if there is one. BUNDLE gets CLIP, decoder, UNet and ControlNet; the edge network, the
+# sketch codec, the color tables and the language model stay as they are, because files depend on
+# them.
 set -euo pipefail
 [ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: bash scripts/train_tiny.sh DATA [BUNDLE]" >&2; exit 2; }
 data=$(realpath -- "$1") bundle=$(realpath -m -- "${2:-$(dirname "$0")/../tiny/bundle}")

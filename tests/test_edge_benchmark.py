@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import edges as bench
+from benchmarks.edge_matching import HIGH, LOW, counts, scores
 
 ROOT = Path(__file__).parent.parent
 THRESHOLDS = np.array([0.25, 0.5, 0.75])
@@ -25,9 +26,9 @@ def line(column, top=10, bottom=110):
     return picture
 
 
-def scores_of(soft, drawn_by, annotators=1, matched=bench.LOW):
-    pixels = bench.counts(soft, drawn_by.astype(int), annotators, THRESHOLDS)
-    return bench.scores(pixels[None], THRESHOLDS, matched)
+def scores_of(soft, drawn_by, annotators=1, matched=LOW):
+    pixels = counts(soft, drawn_by.astype(int), annotators, THRESHOLDS)
+    return scores(pixels[None], THRESHOLDS, matched)
 
 
 def test_a_perfect_map_has_f_1():
@@ -64,10 +65,10 @@ def test_a_drawn_line_serves_every_annotator_once():
 
 def test_two_lines_along_a_contour_of_two_people_count_twice_in_high_alone():
     apart = line(49) + line(51)
-    assert scores_of(apart, apart, 2, bench.HIGH).ods_precision == 1
-    assert scores_of(apart, apart, 2, bench.LOW).ods_precision == pytest.approx(0.5, abs=0.02)
+    assert scores_of(apart, apart, 2, HIGH).ods_precision == 1
+    assert scores_of(apart, apart, 2, LOW).ods_precision == pytest.approx(0.5, abs=0.02)
     far = line(40) + line(60)
-    assert scores_of(far, far, 2, bench.LOW).ods_precision == 1
+    assert scores_of(far, far, 2, LOW).ods_precision == 1
 
 
 def test_an_empty_map_scores_0():
@@ -78,8 +79,8 @@ def test_an_empty_map_scores_0():
 def test_ois_takes_each_pictures_own_threshold_and_ods_one_for_all():
     weak, strong = 0.3 * line(50), line(50) + 0.6 * line(100)  # the best: below 0.3; above 0.6
     drawn_by = line(50).astype(int)
-    pixels = [bench.counts(soft, drawn_by, 1, THRESHOLDS) for soft in (weak, strong)]
-    result = bench.scores(np.stack(pixels), THRESHOLDS, bench.LOW)
+    pixels = [counts(soft, drawn_by, 1, THRESHOLDS) for soft in (weak, strong)]
+    result = scores(np.stack(pixels), THRESHOLDS, LOW)
     assert result.ois == 1
     assert result.ods == pytest.approx(0.8)  # 200 of 300 drawn pixels, all 200 of the people's
 
@@ -88,7 +89,7 @@ def test_average_precision_is_the_area_over_the_recall_that_is_reached():
     # (recall, precision) (1, 0.5) and (0.5, 1)
     pixels = np.array([[[100, 100, 50, 100, 100], [50, 100, 40, 40, 40]]])
     area = np.linspace(1, 0.5, 51).sum() / 100
-    assert bench.scores(pixels, np.array([0.3, 0.6]), bench.LOW).ap == pytest.approx(area)
+    assert scores(pixels, np.array([0.3, 0.6]), LOW).ap == pytest.approx(area)
 
 
 @pytest.mark.parametrize("turn", [0, 1])

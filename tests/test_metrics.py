@@ -309,7 +309,7 @@ def test_mean_interval():
     interval = mean_interval([*values, None])
     options = {"n_resamples": 10_000, "method": "percentile"}
     reference = bootstrap((values,), np.mean, rng=np.random.default_rng(1), **options)
-    assert interval.mean == pytest.approx(values.mean()) and interval.count == 30
+    assert interval.mean == pytest.approx(values.mean()) and interval.values == 30
     assert interval[1:3] == pytest.approx(tuple(reference.confidence_interval), abs=0.03)
     assert mean_interval([*values, None]) == interval  # seeded
     assert mean_interval([2.5]) == (2.5, 2.5, 2.5, 1)

@@ -104,7 +104,7 @@ def tokens(text: str) -> list[str]:
 def put_text(text: str, writer: Writer) -> None:
     """Write a text and its end."""
     model = load_model()
-    history = []
+    history: list[int] = []
     capitals = _Capitals()
     for token in tokens(text):
         word = _lower(token)
@@ -126,7 +126,7 @@ def read_text(reader: Reader) -> str:
     """
     model = load_model()
     text = ""
-    history = []
+    history: list[int] = []
     capitals = _Capitals()
     while True:
         symbol = model.ngrams.read(history, reader)
@@ -260,7 +260,7 @@ def letter_symbols(word: str) -> list[int]:
 
 def _put_letters(word: str, writer: Writer) -> None:
     letters = load_model().letters
-    history = []
+    history: list[int] = []
     for symbol, byte in zip(letter_symbols(word), word.encode(), strict=True):
         writer.put(*letters.interval(history, symbol))
         history.append(symbol)
@@ -272,7 +272,7 @@ def _put_letters(word: str, writer: Writer) -> None:
 def _read_letters(reader: Reader) -> str:
     """Read a lower-case word. Raises TextError if it is too long, or not UTF-8."""
     letters = load_model().letters
-    history = []
+    history: list[int] = []
     word = bytearray()
     while True:
         symbol = letters.read(history, reader)
