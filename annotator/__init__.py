@@ -124,7 +124,7 @@ def load_annotator(name: str, device: str = "cpu") -> Annotator:
 
     name: a key of FILTERS, or "key:path" for weights on this machine.
 
-    Raises ValueError for an unknown name, UnavailableError if weights or a package cannot be had.
+    Raises ValueError for an unknown name, UnavailableError if weights or a package are missing.
     """
     kind, path = split_name(name)
     row = FILTERS[kind]

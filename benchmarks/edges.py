@@ -83,7 +83,7 @@ def pairs_in(folder: Path, limit: int | None = None) -> list[tuple[Path, Path]]:
     missing = [edges.name for _, edges in pairs if not edges.exists()]
     if missing:
         raise ValueError(
-            f"{folder}: {len(missing)} photographs have no boundaries, the first lacks {missing[0]}"
+            f"{folder}: {len(missing)} images have no boundaries, the first lacks {missing[0]}"
         )
     return pairs
 
@@ -195,7 +195,7 @@ def measure(name: str, thresholds: np.ndarray, pair: tuple[Path, Path]) -> np.nd
     drawn_by, annotators = read_boundaries(pair[1])
     if soft.shape != drawn_by.shape:
         raise ValueError(
-            f"{pair[1]}: {drawn_by.shape} pixels high and wide, the photograph {soft.shape}"
+            f"{pair[1]}: {drawn_by.shape} pixels high and wide, the image {soft.shape}"
         )
     return counts(soft, drawn_by, annotators, thresholds)
 
@@ -276,7 +276,7 @@ def table(results: dict[str, dict]) -> str:
             lines.append(f"{name}, published: {PUBLISHED[name]}")
     for name, row in results.items():
         if "seconds" in row:
-            time_spent = f"{row['seconds']:.3f} s a picture of {size}"
+            time_spent = f"{row['seconds']:.3f} s an image of {size}"
             lines.append(f"{name}: {time_spent}, {row['threads']} threads")
     return "\n".join(lines)
 

@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = sorted(args.photographs.rglob("*"))
     images = [path for path in paths if path.suffix.lower() in SUFFIXES]
     if len(images) < args.count:
-        found = f"{len(images)} pictures, {args.count} are wanted"
+        found = f"{len(images)} images, {args.count} are wanted"
         print(f"error: {args.photographs}: {found}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as home:

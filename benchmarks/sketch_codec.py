@@ -214,9 +214,10 @@ def identity(lambdas: Sequence[float | str], papers: Sequence[str]) -> bytes:
     from models_ntc import FOLDER, load_sketch_codec
 
     digest = hashlib.sha256(repr((lambdas, papers, missing_programs())).encode())
-    for folder in (FOLDER, ROOT / "metrics", ROOT / "benchmarks"):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
+    files = [*FOLDER.glob("*.py"), *(ROOT / "metrics").glob("*.py")]
+    files += [ROOT / "benchmarks" / "formats.py", Path(__file__)]
+    for file in sorted(files):
+        digest.update(file.read_bytes())
     for source in [*lambdas, *papers]:
         digest.update(load_sketch_codec(source).digest)
     return digest.digest()

@@ -10,7 +10,6 @@ they lie on the disk. The size to enlarge to is not in them (4 bytes that the ba
 CODECS names the codecs: image formats by Pillow (`formats.py`), and CompressAI's zoo (`zoo.py`).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 

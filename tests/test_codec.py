@@ -308,6 +308,14 @@ def test_a_text_too_long_is_cut_with_a_warning(small, images, caplog):
     assert conditions.prompt.text == "snow " * 60
 
 
+def test_a_text_is_sent_cleaned(small, images):
+    """Curly quotes and broken encodings cost bytes and are no words of the tokenizer."""
+    prompt = PromptOptions(text="a caf\u00c3\u00a9 \u201ccup\u201d")
+    config = EncoderConfig(prompt=prompt, candidates=1, sketch=False)
+    data = Encoder(small, config).encode(images[:1])[0]
+    assert Decoder(small).decode(data).conditions.prompt.text == 'a caf\u00e9 "cup"'
+
+
 def test_an_empty_text(small, images):
     config = EncoderConfig(prompt=PromptOptions(text=""), candidates=1, sketch=False)
     data = Encoder(small, config).encode(images[:1])[0]

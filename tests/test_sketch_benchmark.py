@@ -14,7 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import formats
 from benchmarks import sketch_codec as bench
+from benchmarks.formats import BILEVEL_FAMILIES, classical_settings, missing_programs
+from benchmarks.rate_curves import bd_rate, frontier, rate_reaching, summary_of_rates
 from models_ntc import lambda_range
 from models_ntc.codec import new_network
 
@@ -30,25 +33,25 @@ def soft_lines(height=192, width=256, seed=0):
 
 def test_the_hull_keeps_what_no_mixture_beats():
     points = [(4, 0.9), (1, 0.5), (2, 0.8), (2, 0.7), (3, 0.82), (5, 0.85), (1, 0.4)]
-    assert bench.frontier(points) == [(1, 0.5), (2, 0.8), (4, 0.9)]
-    assert bench.frontier([(1, 0.5), (2, 0.6), (3, 0.9)]) == [(1, 0.5), (3, 0.9)]
+    assert frontier(points) == [(1, 0.5), (2, 0.8), (4, 0.9)]
+    assert frontier([(1, 0.5), (2, 0.6), (3, 0.9)]) == [(1, 0.5), (3, 0.9)]
 
 
 def test_lowest_rate_that_reaches_a_quality():
     hull = [(1, 0.5), (2, 0.8), (4, 0.9)]
-    assert bench.rate_reaching(hull, 0.85) == pytest.approx(3)
-    assert bench.rate_reaching(hull, 0.3) == 1
-    assert bench.rate_reaching(hull, 0.91) is None
+    assert rate_reaching(hull, 0.85) == pytest.approx(3)
+    assert rate_reaching(hull, 0.3) == 1
+    assert rate_reaching(hull, 0.91) is None
 
 
 def test_half_the_rate_at_every_quality_is_minus_fifty_per_cent():
     anchor = [(0.02, 0.80), (0.03, 0.88), (0.05, 0.93), (0.09, 0.96)]
     half = [(rate / 2, quality) for rate, quality in anchor]
-    result = bench.bd_rate(anchor, half)
+    result = bd_rate(anchor, half)
     assert result["percent"] == pytest.approx(-50) and result["ms_ssim_range"] == [0.80, 0.96]
-    assert bench.bd_rate(half, anchor)["percent"] == pytest.approx(100)
-    assert bench.bd_rate(anchor, [(0.01, 0.5), (0.015, 0.7)]) is None
-    assert bench.bd_rate(anchor, half[:1]) is None
+    assert bd_rate(half, anchor)["percent"] == pytest.approx(100)
+    assert bd_rate(anchor, [(0.01, 0.5), (0.015, 0.7)]) is None
+    assert bd_rate(anchor, half[:1]) is None
 
 
 def row(family, setting, bpp, ms_ssim, edge_f1=0.9):
@@ -63,19 +66,17 @@ def test_a_rate_above_a_classical_one_is_told():
         row("WebP", "1", 0.05, 0.88),
     ]
     ours = [row("ours", "a", 0.01, 0.85), row("ours", "b", 0.02, 0.95)]
-    low = bench.summary_of_rates([*ours, *classical])
+    low = summary_of_rates([*ours, *classical])
     assert low["no_point_above_classical"] is True
     rates = [point["classical_bpp"] for point in low["at_equal_ms_ssim"]]
     assert rates == [pytest.approx(0.03), None]
     assert low["bd_rate"]["best classical"]["percent"] < 0
     ours = [row("ours", "a", 0.01, 0.85), row("ours", "b", 0.041, 0.9)]
-    high = bench.summary_of_rates([*ours, *classical])
+    high = summary_of_rates([*ours, *classical])
     assert high["no_point_above_classical"] is False
 
 
-@pytest.mark.parametrize(
-    "setting", bench.classical_settings(), ids=lambda s: f"{s.family} {s.label}"
-)
+@pytest.mark.parametrize("setting", classical_settings(), ids=lambda s: f"{s.family} {s.label}")
 def test_files_are_whole_and_give_the_sketch_back(setting):
     sketch = soft_lines()
     data = setting.encode(sketch)
@@ -91,8 +92,8 @@ def test_files_are_whole_and_give_the_sketch_back(setting):
 def test_bilevel_files_hold_the_map_cut_at_a_half():
     sketch = soft_lines()
     exact = []
-    for setting in bench.classical_settings():
-        if setting.family in bench.BILEVEL_FAMILIES and setting.label == "1/1":
+    for setting in classical_settings():
+        if setting.family in BILEVEL_FAMILIES and setting.label == "1/1":
             exact.append(setting)
     assert len(exact) >= 2
     cut = np.where(sketch >= 128, 255, 0)
@@ -131,7 +132,7 @@ def test_a_run_and_a_second_one_that_finds_it_done(paper, folder, tmp_path, caps
     summary = json.loads(captured.out.splitlines()[-1])
     results = json.loads((tmp_path / "sketch_codec.json").read_text())
     assert summary == results["summary"] and summary["sketches"] == 2
-    settings = len(bench.classical_settings()) + 3
+    settings = len(classical_settings()) + 3
     assert len(results["settings"]) == settings and len(results["rows"]) == 2 * settings
     for found in results["rows"]:
         assert found["bpp"] == pytest.approx(8 * found["bytes"] / (192 * 192))
@@ -147,9 +148,9 @@ def test_a_run_and_a_second_one_that_finds_it_done(paper, folder, tmp_path, caps
 
 
 def test_without_its_programs_jbig2_is_reported_and_left_out(monkeypatch):
-    monkeypatch.setattr(bench, "which", lambda program: None)
-    assert bench.missing_programs() == ["jbig2", "jbig2dec"]
-    assert "JBIG2" not in {setting.family for setting in bench.classical_settings()}
+    monkeypatch.setattr(formats, "which", lambda program: None)
+    assert missing_programs() == ["jbig2", "jbig2dec"]
+    assert "JBIG2" not in {setting.family for setting in classical_settings()}
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     final = train(run, model, pairs)
     recall = recall_at_10(final, pairs)
     count = len(photos.validation)
-    print(f"held-out text-to-image recall@10: {recall:.3f} of {count} photographs")
+    print(f"held-out text-to-image recall@10: {recall:.3f} of {count} images")
     final.half().save_pretrained(args.out)
     processor.save_pretrained(args.out)
     words = "\n".join(known_words(tokenizer, pairs))

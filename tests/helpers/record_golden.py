@@ -1,5 +1,4 @@
-"""Record golden streams: files of this version and the conditions that they must decode to for
-ever.
+"""Record golden streams: files of this version, and the conditions that they must decode to.
 
     python tests/helpers/record_golden.py
 

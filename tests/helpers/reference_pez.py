@@ -1,5 +1,4 @@
-"""The prompt search restated as plainly as it reads: what `prompt_inversion` does to be fast must
-not change the ids.
+"""The prompt search written out plainly: what `prompt_inversion` does to be fast changes no ids.
 
 One image, the whole text tower with all its positions, the whole vocabulary normalized at
 every step, two forward passes, AdamW by hand, one proposed swap at a time.
