@@ -1,4 +1,4 @@
-"""Encoder and Decoder: photographs <-> bytes, by the codecs of all layers.
+"""Encoder and Decoder: images <-> bytes, by the codecs of all layers.
 
     encoder = Encoder(get_preset("tiny"), EncoderConfig(), "cpu")
     data = encoder.encode([image])[0]

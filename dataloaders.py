@@ -4,15 +4,13 @@
 
 Accepted under `--data_root`: a plain folder of images; an ImageFolder (class folders, at any
 depth); with `--dataset`, the paper's folders (`DATASETS`). Without `--data_root`: the sample
-photographs inside the installed scikit-image and scikit-learn (those of `SAMPLE_PHOTOGRAPHS` that
+photographs inside the installed scikit-image and scikit-learn (those of `SAMPLE_IMAGES` that
 exist; nothing is downloaded).
 """
 
 import os
 import re
-import struct
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,18 +21,15 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from bitstream import CODED_MULTIPLE, MAX_CODED_SIDE
+from common.files import ImageError, check_source, load_image, printable
 
 EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".avif", ".jp2", ".j2k"}
 )
-# Pillow has more readers, and some of them start other programs (EPS). Only these may open a file.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")
-
-MULTIPLE = 64  # both coded sides are multiples of this
-MAX_CODED_SIDE = 4096  # pixels, a limit of the stream
-MAX_SOURCE_SIDE = 65535  # pixels, a limit of the stream
 LONGEST_NAME = 255  # characters of a name in a file system
 MAX_NAME_BYTES = 200  # leaves space for "_sketch_recon.png" in a file system's 255
 
@@ -52,7 +47,7 @@ LAYOUTS = (
     "CLIC2020/test, CLIC2021/test, DIV2K/val, Kodak"
 )
 
-SAMPLE_PHOTOGRAPHS = {
+SAMPLE_IMAGES = {
     "skimage": (
         "data",
         ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"),
@@ -63,10 +58,6 @@ SAMPLE_PHOTOGRAPHS = {
 
 class DataError(ValueError):
     """There is nothing to read; the message gives the folder and the accepted layouts."""
-
-
-class ImageError(ValueError):
-    """One image cannot be used; the message is one line that begins with its path or its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +103,7 @@ def load_samples(
 ) -> Samples:
     """Return the images that `--data_root` and `--dataset` name, in natural order.
 
-    data_root: a folder, or None for the sample photographs.
+    data_root: a folder, or None for the sample images.
     dataset: a key of `DATASETS`, or None for all images in the folder.
     short_side: of the coded size, pixels, a multiple of 64.
 
@@ -127,7 +118,7 @@ def load_samples(
         raise DataError(f"--dataset {dataset} needs --data_root, the folder that holds it")
     else:
         name = "samples"
-        named = name_paths(sample_photographs())
+        named = name_paths(sample_images())
     names, paths = zip(*named, strict=True)
     return Samples(name, names, paths, short_side)
 
@@ -142,7 +133,7 @@ def load_sample(path: str | os.PathLike, short_side: int, name: str | None = Non
     try:
         resized = resize(image, short_side)
     except ImageError as error:
-        raise ImageError(f"{_show(path)}: {error}") from None
+        raise ImageError(f"{printable(path)}: {error}") from None
     return Sample(name or _tidy(Path(path).stem), resized, width, height, os.fspath(path))
 
 
@@ -151,10 +142,10 @@ def load_sample(path: str | os.PathLike, short_side: int, name: str | None = Non
 
 def check_short_side(short_side: int) -> None:
     """Raise ValueError unless short_side is a multiple of 64 between 64 and 4096 pixels."""
-    if short_side % MULTIPLE or not MULTIPLE <= short_side <= MAX_CODED_SIDE:
+    if short_side % CODED_MULTIPLE or not CODED_MULTIPLE <= short_side <= MAX_CODED_SIDE:
         raise ValueError(
-            f"short side {short_side}: must be a multiple of {MULTIPLE} "
-            f"from {MULTIPLE} to {MAX_CODED_SIDE}"
+            f"short side {short_side}: must be a multiple of {CODED_MULTIPLE} "
+            f"from {CODED_MULTIPLE} to {MAX_CODED_SIDE}"
         )
 
 
@@ -168,9 +159,9 @@ def coded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     65535 pixels; ValueError for a bad short_side.
     """
     check_short_side(short_side)
-    _check_source(width, height)
+    check_source(width, height)
     short, long = sorted((height, width))
-    long_side = MULTIPLE * round(Fraction(long * short_side, short * MULTIPLE))
+    long_side = CODED_MULTIPLE * round(Fraction(long * short_side, short * CODED_MULTIPLE))
     if long_side > MAX_CODED_SIDE:
         raise ImageError(
             f"{width}x{height} pixels is too long and thin: with a short side of {short_side} the "
@@ -179,94 +170,10 @@ def coded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
-def _check_source(width: int, height: int) -> None:
-    if not (1 <= height <= MAX_SOURCE_SIDE and 1 <= width <= MAX_SOURCE_SIDE):
-        raise ImageError(f"{width}x{height} pixels: each side must be 1 to {MAX_SOURCE_SIDE}")
-
-
 def resize(image: np.ndarray, short_side: int) -> np.ndarray:
     """Return uint8 (H, W, 3) at its coded size, by a Lanczos filter. Raises as `coded_size`."""
     height, width = coded_size(*image.shape[:2], short_side)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-
-
-# ---- one image
-
-# What Pillow's readers raise on damaged files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-
-def load_image(path: str | os.PathLike) -> np.ndarray:
-    """Read one image file: uint8 (H, W, 3), RGB, upright by its EXIF orientation.
-
-    Gray, palette, CMYK and other images become RGB; transparency becomes white; 16-bit samples are
-    scaled to 8 bits. Of several frames, the first is read. Color profiles are ignored.
-
-    Raises ImageError, one line with the path, if the file is not a regular file, not in one of
-    `FORMATS`, damaged or truncated, over Pillow's limit of 179 million pixels, or if its white
-    level is unknown.
-    """
-    if not Path(path).is_file():  # to read a pipe might take forever
-        state = "not a file" if os.path.lexists(path) else "no such file"
-        raise ImageError(f"{_show(path)}: {state}")
-    try:
-        with Image.open(path, formats=_readable_formats()) as file:
-            _check_source(*file.size)  # before anything is decoded
-            ImageOps.exif_transpose(file, in_place=True)
-            return np.array(_to_rgb(file))
-    except Image.UnidentifiedImageError:
-        message = f"not a picture in {', '.join(FORMATS)}, or its header is damaged"
-        raise ImageError(f"{_show(path)}: {message}") from None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{_show(path)}: cannot be read as a picture: {reason}") from error
-
-
-def _readable_formats() -> list[str]:
-    """Return those of FORMATS that this build of Pillow has."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any of Pillow's modes as RGB."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_deep_gray_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_gray_to_8_bits(gray: np.ndarray) -> np.ndarray:
-    """Return (H, W) of more than 8 bits as uint8. White is 65535 for integers, 1.0 for floats.
-
-    Raises ValueError for values outside 0..white.
-    """
-    white = 1.0 if gray.dtype.kind == "f" else 65535
-    low = gray.min()
-    high = gray.max()
-    if not (low >= 0 and high <= white):
-        raise ValueError(
-            f"gray from {low} to {high}, expected 0 to {white}; save it with 8 or 16 bits"
-        )
-    if gray.dtype.kind == "f":
-        return np.rint(gray * np.float32(255)).astype(np.uint8)
-    return np.rint(np.arange(65536) * (255 / 65535)).astype(np.uint8)[gray]
 
 
 # ---- folders
@@ -282,7 +189,7 @@ def find_dataset(data_root: str | os.PathLike, dataset: str | None) -> Path:
     root = Path(data_root).expanduser()
     if not root.is_dir():
         state = "not a folder" if root.exists() else "no such folder"
-        raise DataError(f"{_show(root)}: {state}; {LAYOUTS}")
+        raise DataError(f"{printable(root)}: {state}; {LAYOUTS}")
     if dataset is None:
         return root
     if dataset not in DATASETS:
@@ -298,7 +205,9 @@ def find_dataset(data_root: str | os.PathLike, dataset: str | None) -> Path:
         if not _children(home, _other_folders()):
             return home
     expected = [f"{name}/{split}" for name, split in product(names, splits)] or names
-    raise DataError(f"{_show(root)}: no {dataset} there; expected below it {', '.join(expected)}")
+    raise DataError(
+        f"{printable(root)}: no {dataset} there; expected below it {', '.join(expected)}"
+    )
 
 
 def _other_folders() -> list[str]:
@@ -325,7 +234,7 @@ def _child(folder: Path, relative: str) -> Path | None:
         try:
             entries = sorted(folder.iterdir())
         except OSError as error:
-            raise DataError(f"{_show(folder)}: cannot be listed: {error.strerror}") from None
+            raise DataError(f"{printable(folder)}: cannot be listed: {error.strerror}") from None
         same = []
         for entry in entries:
             if entry.name.lower() == part.lower() and entry.is_dir():
@@ -336,13 +245,13 @@ def _child(folder: Path, relative: str) -> Path | None:
     return folder
 
 
-def sample_photographs() -> list[str]:
+def sample_images() -> list[str]:
     """Return paths of photographs inside the installed scikit-image and scikit-learn.
 
     Raises DataError if there are none.
     """
     paths = []
-    for package, (folder, files) in SAMPLE_PHOTOGRAPHS.items():
+    for package, (folder, files) in SAMPLE_IMAGES.items():
         spec = find_spec(package)  # finds the package's folder and does not import it
         homes = spec.submodule_search_locations if spec else []
         for home, file in product(homes, files):
@@ -351,7 +260,7 @@ def sample_photographs() -> list[str]:
                 paths.append(str(path))
     if not paths:
         cure = "pip install scikit-image scikit-learn, or name a folder with --data_root"
-        raise DataError(f"no sample photographs: {cure}")
+        raise DataError(f"no sample images: {cure}")
     return paths
 
 
@@ -366,10 +275,12 @@ def list_images(root: str | os.PathLike) -> list[tuple[str, str]]:
     """
     root = os.fspath(root)
     if not Path(root).is_dir():
-        raise DataError(f"{_show(root)}: no such folder; {LAYOUTS}")
+        raise DataError(f"{printable(root)}: no such folder; {LAYOUTS}")
     paths = sorted(_walk(root), key=lambda path: (_natural(path), path))
     if not paths:
-        raise DataError(f"{_show(root)}: no pictures ({' '.join(sorted(EXTENSIONS))}); {LAYOUTS}")
+        raise DataError(
+            f"{printable(root)}: no pictures ({' '.join(sorted(EXTENSIONS))}); {LAYOUTS}"
+        )
     return name_paths(paths, root)
 
 
@@ -390,7 +301,7 @@ def _walk(root: str) -> list[str]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            raise DataError(f"{_show(folder)}: cannot be listed: {error.strerror}") from None
+            raise DataError(f"{printable(folder)}: cannot be listed: {error.strerror}") from None
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -456,8 +367,3 @@ def _tidy(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)  # some file systems compose, and some do not
     printable = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
     return printable.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-
-
-def _show(path: str | os.PathLike) -> str:
-    """Return a path on one line, for messages."""
-    return "".join(c if c.isprintable() else "?" for c in os.fspath(path))

@@ -328,7 +328,7 @@ def print_summary(
         left += sum(not file.exists() for file in job.missing.values())
     summary = {
         "out": out,
-        "photographs": images,
+        "images": images,
         "sketches_left": left,
         "failed": sorted(failed),
     }

@@ -29,6 +29,8 @@ import numpy as np
 # So that `python benchmarks/conditions.py` finds the project.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.rows import column
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -56,8 +58,11 @@ def measure(run: Path, preset: str, device: str) -> list[dict]:
     decoder = Decoder(models, device)
     clip = load_clip(models.clip, device)
     annotator = load_annotator(models.annotator, device)
-    records = [yaml.safe_load(path.read_text()) for path in sorted(run.glob(f"*{RECORD}"))]
-    edges = [annotator(read(run / f"{record['name']}_recon.png")) for record in records]
+    records, edges = [], []
+    for path in sorted(run.glob(f"*{RECORD}")):
+        record = yaml.safe_load(path.read_text())
+        records.append(record)
+        edges.append(annotator(read(run / f"{record['name']}_recon.png")))
     rows = []
     for i, record in enumerate(tqdm(records)):
         other = (i + 1) % len(records)
@@ -131,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = measure(args.run, args.preset, args.device)
     means = {}
     for name in list(rows[0])[1:]:
-        means[name] = round(fmean(row[name] for row in rows), 4)
+        means[name] = round(fmean(column(rows, name)), 4)
     for row in rows:
         print(row["name"], *(f"{name} {row[name]:.3f}" for name in means))
     print(json.dumps(means))

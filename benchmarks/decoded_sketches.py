@@ -26,6 +26,7 @@ import numpy as np
 # So that `python benchmarks/decoded_sketches.py` finds the project.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.rows import column, distinct, rows_with
 from common.files import ROOT, write
 
 LAMBDAS = (0.02, 0.2, 1.0)
@@ -93,7 +94,7 @@ def train(run, denoisers: dict, batches: dict) -> None:
 
     from tiny.denoiser import flow_loss, noise_levels
     from tiny.train_generator import BATCH, LEARNING_RATE
-    from tiny.training import cosine_schedule, optimizer_step, set_learning_rate
+    from tiny.training import optimizer_step, set_learning_rate
 
     optimizers = {}
     for name, denoiser in denoisers.items():
@@ -106,7 +107,7 @@ def train(run, denoisers: dict, batches: dict) -> None:
         noise = torch.randn_like(samples["clean"][0])
         losses = {}
         for name, denoiser in denoisers.items():
-            set_learning_rate(optimizers[name], LEARNING_RATE * cosine_schedule(progress))
+            set_learning_rate(optimizers[name], LEARNING_RATE, progress)
             loss = flow_loss(denoiser, samples[name], level, noise)
             optimizer_step(loss, optimizers[name])
             losses[name] = loss.item()
@@ -152,7 +153,9 @@ def measure(denoisers: dict, batches, vae, chosen: list[int]) -> tuple[list[dict
     sketches = sketches_of(batches, chosen)
     rows, sheet = [], []
     for number, i in enumerate(tqdm(chosen, desc="generating", file=sys.stderr)):
-        own = {source: (each[number], size) for source, (each, size) in sketches.items()}
+        own = {}
+        for source, (drawn, size) in sketches.items():
+            own[source] = (drawn[number], size)
         found, tiles = measure_image(denoisers, batches, vae, annotate, i, own)
         rows += found
         sheet.append(np.concatenate(tiles, 1))
@@ -208,14 +211,15 @@ def summary(rows: list[dict]) -> list[dict]:
     from metrics import mean_interval
 
     table = []
-    for source in dict.fromkeys(row["drawn from"] for row in rows):
+    for source in distinct(rows, "drawn from"):
         f1 = {}
         for name in TRAINED_ON:
-            part = [row for row in rows if (row["trained on"], row["drawn from"]) == (name, source)]
-            f1[name] = np.array([row["f1"] for row in part])
-            line = {"trained on": name, "drawn from": source, "bytes": part[0]["bytes"]}
+            kind = {"trained on": name, "drawn from": source}
+            part = rows_with(rows, kind)
+            f1[name] = np.array(column(part, "f1"))
+            line = {**kind, "bytes": part[0]["bytes"]}
             line["f1"] = fmean(f1[name])
-            line["error"] = fmean(row["error"] for row in part)
+            line["error"] = fmean(column(part, "error"))
             table.append(line)
         table[-1]["gain in f1"] = mean_interval((f1["decoded"] - f1["clean"]).tolist())
     return table
@@ -231,18 +235,17 @@ def plot(table: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    labels = {
+    titles = {
         "f1": "edges of reconstruction and image, F1",
         "error": f"error of clean latents at level {LEVEL}",
     }
-    for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for number, name in enumerate(TRAINED_ON):
-            clean, *coded = [row for row in table if row["trained on"] == name]
-            sizes = [row["bytes"] for row in coded]
-            values = [row[key] for row in coded]
-            axes.plot(sizes, values, "o-", label=f"trained on {name}")
+            clean, *coded = rows_with(table, {"trained on": name})
+            label = f"trained on {name}"
+            axes.plot(column(coded, "bytes"), column(coded, key), "o-", label=label)
             axes.axhline(clean[key], color=f"C{number}", linestyle="--", linewidth=0.8)
-        axes.set(xlabel="bytes of the sketch (256 x 256 pixels)", ylabel=label)
+        axes.set(xlabel="bytes of the sketch (256 x 256 pixels)", ylabel=title)
         axes.legend()
     figure.savefig(path, dpi=110)
 
@@ -275,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "steps": run.step,
         "seconds": args.seconds,
-        "photographs": args.count,
+        "images": args.count,
         "means": summary(rows),
     }
     write(args.out / "decoded_sketches.json", json.dumps(result, indent=1).encode())

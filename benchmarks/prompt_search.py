@@ -14,13 +14,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+
 # So that `python benchmarks/prompt_search.py` finds the project.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.rows import column, distinct, rows_with
 
 SHAPES = ("tiny", "ViT-B/32", "ViT-L/14", "ViT-H/14")  # those of benchmarks/published_search.py
 PUBLISHED_STEPS = 3000
@@ -131,8 +135,8 @@ def compare_steps(clip, batch: int, repeats: int) -> dict:
 
 def step_seconds(history: Sequence[tuple[float, float, float]]) -> list[float]:
     """Return the seconds of each step but the first, of a prompt's history."""
-    moments = [seconds for _, seconds, _ in history]
-    return [after - before for before, after in pairwise(moments)]
+    moments = np.array(history)[:, 1]
+    return np.diff(moments).tolist()
 
 
 # ---- cosine against work and seconds
@@ -140,10 +144,12 @@ def step_seconds(history: Sequence[tuple[float, float, float]]) -> list[float]:
 
 def mean_curve(prompts) -> list[tuple[float, float, float]]:
     """Return (work in steps, seconds of the whole batch, mean best cosine) after each move."""
+    histories = [prompt.history for prompt in prompts]
     curve = []
-    for moves in zip(*[prompt.history for prompt in prompts], strict=True):
+    for moves in zip(*histories, strict=True):
         work, seconds, _ = moves[0]
-        curve.append((work, seconds, fmean(cosine for _, _, cosine in moves)))
+        _, _, cosines = zip(*moves, strict=True)
+        curve.append((work, seconds, fmean(cosines)))
     return curve
 
 
@@ -167,7 +173,7 @@ def cosines(args: argparse.Namespace, clip, targets) -> dict:
             seconds_to_goal = seconds / count
             break
     return {
-        "photographs": count,
+        "images": count,
         "published_cosine": goal,
         "published_steps": steps,
         "published_s_per_photograph": steps * step,
@@ -210,14 +216,17 @@ def rate_row(clip, targets, way: Way, length: int) -> dict:
     if way.bits is not None:
         allowed = tuple(token_subset(clip.tokenizer, way.bits))
     config = PromptConfig(length=length, ascending=way.ascending, allowed=allowed)
-    found = search(targets, clip, config)
-    sizes = [len(text_codec.encode(prompt.ids, clip.vocab_size, allowed)) for prompt in found]
+    sizes, found_cosines = [], []
+    for prompt in search(targets, clip, config):
+        payload = text_codec.encode(prompt.ids, clip.vocab_size, allowed)
+        sizes.append(len(payload))
+        found_cosines.append(prompt.cosine)
     return {
         "bits": way.bits,
         "ascending": way.ascending,
         "tokens": length,
         "bytes": fmean(sizes),
-        "cosine": fmean(prompt.cosine for prompt in found),
+        "cosine": fmean(found_cosines),
     }
 
 
@@ -259,14 +268,12 @@ def plot_times(file: Path, times: list[dict]) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for shape in dict.fromkeys(row["shape"] for row in times):
-        own = [row for row in times if row["shape"] == shape]
-        batches = [row["batch"] for row in own]
-        faster = [row["times_faster"] for row in own]
-        axes.plot(batches, faster, "o-", label=shape)
+    for shape in distinct(times, "shape"):
+        own = rows_with(times, {"shape": shape})
+        axes.plot(column(own, "batch"), column(own, "times_faster"), "o-", label=shape)
     axes.set(xscale="log", xlabel="images at a time", ylim=0)
     axes.set(ylabel="times faster than the published loop")
-    batches = sorted({row["batch"] for row in times})
+    batches = sorted(distinct(times, "batch"))
     axes.set_xticks(batches, labels=batches)
     axes.minorticks_off()
     axes.legend()
@@ -279,9 +286,10 @@ def plot_cosines(file: Path, cosine: dict) -> None:
 
     figure, sides = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     labels = ("work, steps", "seconds an image")
-    for column, (axes, label) in enumerate(zip(sides, labels, strict=True)):
+    for measure, (axes, label) in enumerate(zip(sides, labels, strict=True)):
         for name, curve in cosine["curves"].items():
-            axes.plot([at[column] for at in curve], [at[2] for at in curve], label=name)
+            points = np.array(curve)
+            axes.plot(points[:, measure], points[:, 2], label=name)
         axes.axhline(cosine["published_cosine"], color="gray", lw=0.8, ls="--")
         axes.set(xscale="log", xlabel=label)
     end = max(cosine["published_cosine"], cosine["ours_cosine"])
@@ -296,13 +304,12 @@ def plot_rates(file: Path, rate: list[dict]) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 4))
     for way in WAYS:
-        own = [row for row in rate if (row["bits"], row["ascending"]) == way]
+        own = rows_with(rate, way._asdict())
         if own:
             tokens = "all tokens" if way.bits is None else f"{1 << way.bits} tokens"
             order = "ascending" if way.ascending else "in order"
-            sizes = [row["bytes"] for row in own]
-            values = [row["cosine"] for row in own]
-            axes.plot(sizes, values, "o-", label=f"{tokens}, {order}")
+            label = f"{tokens}, {order}"
+            axes.plot(column(own, "bytes"), column(own, "cosine"), "o-", label=label)
     axes.set(xlabel="bytes of the text layer", ylabel="mean cosine")
     axes.legend()
     figure.savefig(file, dpi=120)

@@ -14,6 +14,8 @@ from statistics import fmean
 
 import numpy as np
 
+from benchmarks.rows import column, distinct
+
 OURS = "ours"
 PAPER = "paper"
 CLASSICAL = "best classical"
@@ -30,7 +32,7 @@ def means_of(rows: list[dict]) -> list[dict]:
     for (family, setting), group in groups.items():
         mean = {"family": family, "setting": setting, "sketches": len(group)}
         for name in numbers:
-            mean[name] = fmean(row[name] for row in group)
+            mean[name] = fmean(column(group, name))
         means.append(mean)
     return means
 
@@ -87,7 +89,7 @@ def bd_rate(anchor: Points, test: Points) -> dict | None:
 
 def decibels(qualities: Sequence[float]) -> list[float]:
     """Return values of MS-SSIM in dB."""
-    return [float(-10 * np.log10(1 - quality)) for quality in qualities]
+    return (-10 * np.log10(1 - np.array(qualities))).tolist()
 
 
 def points_of(
@@ -121,18 +123,18 @@ def against_classical(means: list[dict], classical: Sequence[str], measure: str)
 
 def summary_of_rates(means: list[dict]) -> dict:
     """Return our BD-rates against all families and their best, and rates at equal quality."""
-    families = list(dict.fromkeys(row["family"] for row in means))
+    families = distinct(means, "family")
     classical = [family for family in families if family not in (OURS, PAPER)]
     ours = frontier(points_of(means, [OURS]))
-    anchors = {family: [family] for family in families if family != OURS}
-    anchors[CLASSICAL] = classical
     rates = {}
-    for name, group in anchors.items():
-        rates[name] = bd_rate(frontier(points_of(means, group)), ours)
+    for family in families:
+        if family != OURS:
+            rates[family] = bd_rate(frontier(points_of(means, [family])), ours)
+    rates[CLASSICAL] = bd_rate(frontier(points_of(means, classical)), ours)
     at_equal_ms_ssim = against_classical(means, classical, "ms_ssim")
     return {
         "bd_rate": rates,
-        "no_point_above_classical": all(point["ours_is_lower"] for point in at_equal_ms_ssim),
+        "no_point_above_classical": all(column(at_equal_ms_ssim, "ours_is_lower")),
         "at_equal_ms_ssim": at_equal_ms_ssim,
         "at_equal_edge_f1": against_classical(means, classical, "edge_f1"),
         "paper_points": paper_points(means, ours),
@@ -144,7 +146,12 @@ def paper_points(means: list[dict], ours: Points) -> list[dict]:
     points = []
     for row in means:
         if row["family"] == PAPER:
-            point = {name: row[name] for name in ("setting", "bpp", "ms_ssim")}
-            point["ours_bpp"] = rate_reaching(ours, row["ms_ssim"])
-            points.append(point)
+            points.append(
+                {
+                    "setting": row["setting"],
+                    "bpp": row["bpp"],
+                    "ms_ssim": row["ms_ssim"],
+                    "ours_bpp": rate_reaching(ours, row["ms_ssim"]),
+                }
+            )
     return points

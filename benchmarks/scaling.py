@@ -26,6 +26,7 @@ from statistics import fmean
 # So that `python benchmarks/scaling.py` finds the project.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.rows import column
 from common.files import ROOT
 from reporting.rows import RECORD
 
@@ -45,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     help_images = "folder of images, all of one size for a fair comparison"
-    add("photographs", type=Path, help=help_images)
+    add("images", type=Path, help=help_images)
     add("--preset", default="tiny", help="preset of the models")
     add("--count", type=int, default=24, help="number of images, the first of the folder")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="parts to measure")
@@ -88,14 +89,14 @@ def cost_of(run: Path, seconds: float) -> dict:
     with (run / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     cost = {
-        "photographs": len(rows),
+        "images": len(rows),
         "seconds": round(seconds / len(rows), 3),
         "alone": round((done - loaded) / len(rows), 3),
     }
     for name in rows[0]:
         if name.startswith("seconds"):
-            cost[name] = round(fmean(float(row[name]) for row in rows), 3)
-    cost["memory_process"] = max(int(row["memory_process"]) for row in rows)
+            cost[name] = round(fmean(map(float, column(rows, name))), 3)
+    cost["memory_process"] = max(map(int, column(rows, "memory_process")))
     return cost
 
 
@@ -130,22 +131,22 @@ def measure(images: Sequence[Path], preset: str, parts: Sequence[str], home: Pat
     return runs
 
 
-def ratio(runs: dict, slow: str, fast: str, column: str) -> float | None:
+def ratio(runs: dict, slow: str, fast: str, cost: str) -> float | None:
     """Return how many times more the first run costs; None if it was not measured."""
     if slow not in runs:
         return None
-    return round(runs[slow][column] / runs[fast][column], 2)
+    return round(runs[slow][cost] / runs[fast][cost], 2)
 
 
 def ratios(runs: dict) -> dict[str, float | None]:
     """Return all ratios of runs that are compared."""
     found = {}
     for kind in KINDS:
-        for column in ("seconds", "alone"):
+        for cost in ("seconds", "alone"):
             for slow, fast in COMPARED:
-                title = f"{fast}{kind}: times as fast as {slow}, {column}"
-                found[title] = ratio(runs, f"{slow}{kind}", f"{fast}{kind}", column)
-    title = "memory of ten times the photographs"
+                title = f"{fast}{kind}: times as fast as {slow}, {cost}"
+                found[title] = ratio(runs, f"{slow}{kind}", f"{fast}{kind}", cost)
+    title = "memory of ten times the images"
     found[title] = ratio(runs, f"memory {TIMES_OVER} times", "memory once", "memory_process")
     return found
 
@@ -153,16 +154,16 @@ def ratios(runs: dict) -> dict[str, float | None]:
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each run, and all of them as JSON."""
     args = parse_args(argv)
-    paths = sorted(args.photographs.rglob("*"))
+    paths = sorted(args.images.rglob("*"))
     images = [path for path in paths if path.suffix.lower() in SUFFIXES]
     if len(images) < args.count:
         found = f"{len(images)} images, {args.count} are wanted"
-        print(f"error: {args.photographs}: {found}", file=sys.stderr)
+        print(f"error: {args.images}: {found}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as home:
         runs = measure(images[: args.count], args.preset, args.only, Path(home))
     for name, run in runs.items():
-        print(name, *(f"{column} {value}" for column, value in run.items()))
+        print(name, *(f"{cost} {value}" for cost, value in run.items()))
     machine = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
     print(json.dumps({**machine, "runs": runs, **ratios(runs)}))
     return 0

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.codec_speed import speed
 from benchmarks.formats import Setting, classical_settings, missing_programs
 from benchmarks.rate_curves import OURS, PAPER, frontier, means_of, points_of, summary_of_rates
+from benchmarks.rows import distinct
 from common.files import ROOT, read_json, write
 
 OURS_POINTS = 6  # lambdas compared, unless --lambdas names others
@@ -71,7 +72,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--short_side", type=int, default=512, help=help_side)
     add("--limit", type=int, help="maximum number of images (default: all)")
     help_lambdas = "lambdas or codec files of ours (default: six over the bundled codec's range)"
-    add("--lambdas", nargs="+", metavar="LAMBDA|FILE", help=help_lambdas)
+    add("--lambdas", nargs="+", type=number_or_file, metavar="LAMBDA|FILE", help=help_lambdas)
     help_paper = "trained Cheng2020Attention codecs (.safetensors, .pt)"
     add("--paper", nargs="+", default=[], metavar="FILE", help=help_paper)
     help_threads = "number of torch's threads when speeds are compared (default: torch's own)"
@@ -150,12 +151,12 @@ def all_settings(lambdas: tuple[float | str, ...], papers: tuple[str, ...]) -> l
     """
     from models_ntc import load_sketch_codec
 
-    learned = [(OURS, lam) for lam in lambdas] + [(PAPER, file) for file in papers]
     settings = []
-    for family, source in learned:
-        codec = load_sketch_codec(source)
-        label = f"lambda {source}" if isinstance(source, float) else str(source)
-        settings.append(Setting(family, label, codec.encode, codec.decode))
+    for family, sources in ((OURS, lambdas), (PAPER, papers)):
+        for source in sources:
+            codec = load_sketch_codec(source)
+            label = f"lambda {source}" if isinstance(source, float) else str(source)
+            settings.append(Setting(family, label, codec.encode, codec.decode))
     return settings + classical_settings()
 
 
@@ -234,11 +235,13 @@ def measure_all(
     with tempfile.TemporaryDirectory() as folder:
         kept = args.out / "rows" if args.out else Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
-        files = []
-        for _, sketch in sketches:
+        files, missing = [], []
+        for name, sketch in sketches:
             digest = hashlib.sha256(known + sketch.tobytes()).hexdigest()
-            files.append(kept / f"{digest[:16]}.json")
-        missing = [pair for pair in zip(sketches, files, strict=True) if not pair[1].exists()]
+            file = kept / f"{digest[:16]}.json"
+            files.append(file)
+            if not file.exists():
+                missing.append(((name, sketch), file))
         write_rows(missing, partial(measure, tuple(lambdas), tuple(papers)), args.workers)
         rows = []
         for file in files:
@@ -272,7 +275,9 @@ def table(means: list[dict]) -> str:
         "  family         setting            bytes     bpp  MS-SSIM   F1  "
         "precision recall  enc s  dec s"
     ]
-    curves = {row["family"]: frontier(points_of(means, [row["family"]])) for row in means}
+    curves = {}
+    for family in distinct(means, "family"):
+        curves[family] = frontier(points_of(means, [family]))
     for row in means:
         mark = "*" if (row["bpp"], row["ms_ssim"]) in curves[row["family"]] else " "
         lines.append(
@@ -293,7 +298,7 @@ def plot(means: list[dict], path: Path) -> None:
     FigureCanvasAgg(figure)
     measures = (("ms_ssim", "MS-SSIM"), ("edge_f1", "edge F1, 2 pixels"))
     for axes, (name, title) in zip(figure.subplots(1, 2), measures, strict=True):
-        for family in dict.fromkeys(row["family"] for row in means):
+        for family in distinct(means, "family"):
             plot_family(axes, family, points_of(means, [family], name))
         axes.set(xscale="log", xlabel="bits per pixel (whole files)", ylabel=title)
         axes.set_xticks(TICKS, list(map(str, TICKS)))
@@ -313,10 +318,18 @@ def plot_family(axes, family: str, points: list[tuple[float, float]]) -> None:
     axes.scatter(*zip(*points, strict=True), s=8, color=line[0].get_color(), alpha=0.4)
 
 
+def write_results(folder: Path, summary: dict, means: list[dict], rows: list[dict]) -> None:
+    """Write sketch_codec.json and sketch_codec.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"summary": summary, "settings": means, "rows": rows}
+    write(folder / "sketch_codec.json", json.dumps(contents, indent=1).encode())
+    plot(means, folder / "sketch_codec.png")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and write. Return 0 when done, 2 for wrong usage."""
     args = parse_args(argv)
-    lambdas = [number_or_file(text) for text in args.lambdas] if args.lambdas else default_lambdas()
+    lambdas = args.lambdas or default_lambdas()
     try:
         identity(lambdas, args.paper)  # wrong names end here
         sketches = load_sketches(args)
@@ -337,10 +350,7 @@ def main(argv: list[str] | None = None) -> int:
         paper = args.paper[0] if args.paper else None
         summary["speed"] = speed(lambdas, paper, timed, args.repeats, args.threads)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        contents = {"summary": summary, "settings": means, "rows": rows}
-        write(args.out / "sketch_codec.json", json.dumps(contents, indent=1).encode())
-        plot(means, args.out / "sketch_codec.png")
+        write_results(args.out, summary, means, rows)
     print(json.dumps(summary))
     return 0
 

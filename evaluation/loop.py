@@ -31,52 +31,28 @@ that was killed ends, started again, with the results that it would have had. Tw
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from codec import Encoder
-from common.files import read_json, write
 from common.weights import UnavailableError
-from dataloaders import ImageError, Samples, load_image, load_samples
-from evaluation.evaluator import Evaluator
-from evaluation.flags import encoder_config
-from evaluation.processes import ProcessGroup, imap_forked, is_rank_0, join, worker_count
-from evaluation.timing import Stopwatch
-from metrics import MetricSet, SetValue, Tools, Unavailable, is_per_image
-from metrics.baselines import Codec, load_codec
+from dataloaders import ImageError, load_image
+from evaluation.processes import imap_forked, is_rank_0
+from evaluation.setup import Run, prepare
+from metrics import SetValue, is_per_image
 from presets import PresetError
-from prompt_inversion.clip import Clip, load_clip
 from reporting.rows import FAILED, RECORD, append_results, read_records
 from reporting.write import write_report
 
-SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
 WATCH_SECONDS = 0.5  # between two looks at what the other processes have done
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run as one of its processes sees it."""
-
-    method: str  # "PIC" or "PICS"
-    folder: Path
-    samples: Samples
-    todo: list[int]  # images that are not done, the same list in all processes
-    group: ProcessGroup
-    evaluator: Evaluator | None  # None if nothing is left for this process
-    metrics: MetricSet  # of images if some are left, of sets in rank 0
-    workers: int  # that do images side by side; 0: this process does them
-    before: dict  # summary.json of an earlier start, if nothing is left
 
 
 def evaluate(args: argparse.Namespace, method: str) -> int:
@@ -103,182 +79,11 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
         return complain("a worker was killed; out of memory? resume with a smaller --batch_size", 1)
 
 
-def prepare(args: argparse.Namespace, method: str) -> Run:
-    """Check the arguments, load the models, take the run's folder.
-
-    Raises ValueError, PresetError, UnavailableError, OSError.
-    """
-    samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
-    check_names(samples.names)
-    folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
-    settings = settings_of(args, method)
-    if not args.overwrite:
-        compare_settings(folder, settings)
-    todo = list(range(len(samples)))
-    if not args.overwrite:
-        todo = [i for i in todo if not (folder / f"{samples.names[i]}{RECORD}").exists()]
-    group, timer = join(args.device), Stopwatch()
-    encoder, workers = None, 0
-    if group.own(todo):
-        encoder = Encoder(args.preset, encoder_config(args, method == "PICS"), group.device, timer)
-        workers = workers_for(encoder, group.device, args.batch_size)
-        if workers or not group.is_single:  # one bar, that of rank 0, for all processes
-            prompter = encoder.prompter
-            prompter.search = dataclasses.replace(prompter.search, progress=False)
-    metrics = load_metrics(args, encoder, group)
-    evaluator = None
-    if encoder:
-        evaluator = Evaluator(
-            folder, encoder, metrics, load_baselines(args, group), timer, group.device
-        )
-    before = {} if todo else read_json(folder / "summary.json", missing={})
-    if group.is_rank_0:
-        claim(folder, settings, args.overwrite)
-    group.barrier(folder)
-    return Run(method, folder, samples, todo, group, evaluator, metrics, workers, before)
-
-
 def complain(error: object, status: int) -> int:
     """Print an error once, whatever the number of processes; return the exit status."""
     if is_rank_0():
         print(f"error: {error}", file=sys.stderr)
     return status
-
-
-# ---- before the first image
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError if two images would write one file: only `x_sketch` beside `x` would."""
-    stems = {name.casefold() for name in names}
-    for name in names:
-        stem = name.casefold().removesuffix("_sketch")
-        if stem != name.casefold() and stem in stems:
-            raise ValueError(
-                f"images {name[: len(stem)]!r} and {name!r} would both write {name}_recon.png: "
-                "rename one of them"
-            )
-
-
-def settings_of(args: argparse.Namespace, method: str) -> dict:
-    """Return what decides the results of a run; metrics of sets may come later."""
-    settings = {"method": method, "preset": args.preset.name}
-    names = [
-        "N",
-        "loss",
-        "color_bytes",
-        "prompt",
-        "prompt_from",
-        "prompt_len",
-        "prompt_bytes",
-        "prompt_bits",
-    ]
-    names += ["prompt_ascending", "prompt_steps", "prompt_seconds", "seed"]
-    if method == "PICS":
-        names += ["lam_sketch"]
-    settings |= {name: getattr(args, name) for name in names}
-    chosen = [name for name in args.metrics if is_per_image(name)]
-    return settings | {
-        "metrics": ",".join(chosen),
-        "judge": args.judge,
-        "baselines": ",".join(args.baselines) or None,
-    }
-
-
-def compare_settings(folder: Path, settings: dict) -> None:
-    """Raise ValueError if `folder` holds a run with other settings."""
-    before = read_json(folder / "settings.json", missing=settings)
-    differing = []
-    for name, value in settings.items():
-        if before.get(name) != value:
-            differing.append(f"{name} {before.get(name)} -> {value}")
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(differing)}): "
-            "add --overwrite to do it again, or --output for another place"
-        )
-
-
-def claim(folder: Path, settings: dict, overwrite: bool) -> None:
-    """Make the run's folder, or resume it: what failed is tried again; `overwrite` forgets what is
-    done.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    outdated = [*folder.glob(f"*{FAILED}"), *folder.glob(".*.tmp")]
-    if overwrite:
-        outdated += folder.glob(f"*{RECORD}")
-    for path in outdated:
-        path.unlink()
-    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
-
-
-def workers_for(encoder: Encoder, device: str, batch_size: int) -> int:
-    """Return how many workers to fork, for an image each; 0: this process does the batch, on all
-    cores or a GPU.
-
-    A large model keeps all cores busy by itself, and several generations of it at a time would fill
-    the memory.
-    """
-    if batch_size == 1 or encoder.decoder.generator.parameters > SMALL:
-        return 0
-    return min(worker_count(device), batch_size)
-
-
-def load_baselines(args: argparse.Namespace, group: ProcessGroup) -> dict[str, Codec]:
-    """Load the image formats to compare with. Raises UnavailableError if one cannot be had."""
-    return {name: load_codec(name, group.device) for name in args.baselines}
-
-
-def load_metrics(
-    args: argparse.Namespace, encoder: Encoder | None, group: ProcessGroup
-) -> MetricSet:
-    """Load metrics: of images if there is an encoder, of sets in rank 0, which measures them."""
-    from annotator import load_annotator
-
-    names = []
-    for name in args.metrics:
-        if encoder if is_per_image(name) else group.is_rank_0:
-            names.append(name)
-    tools = {"device": group.device}
-    if encoder:
-        tools["clip"] = similarity(encoder.clip)
-        tools["captioner"] = lambda: encoder.prompter.load_captioner().describe
-    sources = judge_of(args)
-    if "clip_judge" in names and sources:
-        tools["judge"] = or_unavailable(lambda: similarity(load_clip(sources, group.device)))
-    if "edges" in names:
-        tools["annotator"] = or_unavailable(
-            lambda: load_annotator(args.preset.annotator, group.device)
-        )
-    if args.reference:
-        reference = load_samples(args.reference, None, args.preset.short_side)
-        tools["reference"] = (sample.image for sample in reference)
-    return MetricSet(names, Tools(**tools))
-
-
-def judge_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the sources of the judge's CLIP. Raises ValueError for the encoder's own."""
-    sources = (args.judge,) if args.judge else args.preset.judge
-    own = set(sources) & set(args.preset.clip)
-    if own:
-        raise ValueError(
-            f"the judge {own.pop()} is the encoder's own CLIP, which flatters: "
-            "name another with --judge"
-        )
-    return sources
-
-
-def similarity(clip: Clip) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the similarity of two images by a CLIP."""
-    return lambda original, recon: clip.similarity(original, [recon])[0]
-
-
-def or_unavailable(load: Callable[[], Callable]) -> Callable | Unavailable:
-    """Return what `load` gives, or why it cannot be had."""
-    try:
-        return load()
-    except UnavailableError as error:
-        return Unavailable(" ".join(str(error).split()))
 
 
 # ---- the images

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.files import write
 from reporting.columns import column_of, setting
-from reporting.page import comparison_page, link
+from reporting.comparison import comparison_page
+from reporting.page import link
 from reporting.rows import RunResult, columns_of, csv_file
 
 INK, NIGHT = "#e8e4dc", "#161513"
@@ -61,12 +62,18 @@ def labels_of(runs: Sequence[RunResult]) -> list[str]:
 
 
 def series_of(runs: Sequence[RunResult]) -> list[str]:
-    """Return for each run the curve it lies on: method, and preset and data set if these differ."""
-    names = [[run.method, run.settings.get("preset", ""), run.dataset] for run in runs]
-    differing = [index for index in (1, 2) if len({own[index] for own in names}) > 1]
-    return [
-        ", ".join(filter(None, [own[0], *[own[index] for index in differing]])) for own in names
-    ]
+    """Return for each run its curve: the method, with preset and data set if these differ."""
+    presets = {run.settings.get("preset") for run in runs}
+    datasets = {run.dataset for run in runs}
+    series = []
+    for run in runs:
+        parts = [run.method]
+        if len(presets) > 1 and "preset" in run.settings:
+            parts.append(run.settings["preset"])
+        if len(datasets) > 1:
+            parts.append(run.dataset)
+        series.append(", ".join(parts))
+    return series
 
 
 def curve_points(runs: Sequence[RunResult]) -> list[dict]:

@@ -5,14 +5,13 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 from urllib.parse import quote
 
 from PIL import Image
 
 from metrics import METRICS
 from reporting.columns import column_of, layer_name, setting, shown
-from reporting.rows import RunResult, columns_of, layers_of, metrics_of, numbers_of
+from reporting.rows import RunResult, layers_of, metrics_of, numbers_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYERS = {"text": "a prompt", "sketch": "a sketch", "color": "a color map"}
@@ -46,7 +45,7 @@ def run_page(run: RunResult) -> str:
         not_available=[(column_of(name).label, why) for name, why in run.not_available.items()],
         means=means_of(run),
         layers=[(layer_name(column), round(run.mean.get(column, 0))) for column in layers],
-        columns=[column_of(name).label for name in table_columns([run])],
+        columns=labels_of(table_columns([run])),
         table=table_of([run], [run.method], run.folder) if run.baselines else [],
         images=images,
         sort_keys=sort_keys(["bytes", "bpp", *layers, *metrics_of(run.rows)]),
@@ -64,8 +63,10 @@ def _title(run: RunResult) -> str:
 
 def _lead(run: RunResult, images: Sequence[dict]) -> str:
     """Say in a sentence or two what the page shows."""
-    present = [layer_name(column) for column in layers_of(run.rows) if run.mean.get(column)]
-    parts = [LAYERS[layer] for layer in present if layer in LAYERS]
+    parts = []
+    for column in layers_of(run.rows):
+        if run.mean.get(column) and layer_name(column) in LAYERS:
+            parts.append(LAYERS[layer_name(column)])
     what = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
     lead = f"Each image became one small file, {what}, and was reconstructed from that file alone."
     wipes = dict.fromkeys(image["wipe"] for image in images if image["wipe"])
@@ -76,9 +77,9 @@ def _lead(run: RunResult, images: Sequence[dict]) -> str:
 
 def images_of(run: RunResult) -> list[dict]:
     """Return what the page of a run shows of each image."""
-    files = {path.name for path in run.folder.iterdir()}
+    files = names_in(run.folder)
     layers, metrics = layers_of(run.rows), metrics_of(run.rows)
-    largest = max((row["bytes"] for row in run.rows), default=1)
+    largest = max(numbers_of(run.rows, "bytes"), default=1)
     images = []
     for row in run.rows:
         pictures = pictures_of(row["name"], files)
@@ -100,6 +101,11 @@ def images_of(run: RunResult) -> list[dict]:
     return images
 
 
+def names_in(folder: Path) -> set[str]:
+    """Return the names of the files in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
 def _wipe(pictures: dict[str, str]) -> str | None:
     """Return the kind of picture that the reconstruction is compared with, or None."""
     if "reconstruction" not in pictures:
@@ -114,9 +120,9 @@ def pictures_of(name: str, files: set[str]) -> dict[str, str]:
     """Return the picture files of an image among `files`, by kind, in the order of PICTURES."""
     found = {}
     for kind, endings in PICTURES.items():
-        present = [f"{name}{ending}" for ending in endings if f"{name}{ending}" in files]
-        if present:
-            found[kind] = present[0]
+        for ending in endings:
+            if f"{name}{ending}" in files and kind not in found:
+                found[kind] = f"{name}{ending}"
     return found
 
 
@@ -172,8 +178,12 @@ def shown_metrics(row: dict, metrics: Sequence[str]) -> list[tuple[str, str, str
 
 def recipes(columns: Iterable[str]) -> list[tuple[str, str]]:
     """Return (title, what is computed and its source) of those columns that are metrics."""
-    rows = [METRICS[column] for column in columns if column in METRICS]
-    return [(row.title, f"{row.recipe} ({row.source})") for row in rows]
+    found = []
+    for column in columns:
+        if column in METRICS:
+            row = METRICS[column]
+            found.append((row.title, f"{row.recipe} ({row.source})"))
+    return found
 
 
 # ---- sorting
@@ -198,47 +208,14 @@ def sort_keys(columns: Sequence[str]) -> list[tuple[str, str, str]]:
     return keys
 
 
-# ---- several runs
-
-
-def comparison_page(
-    runs: Sequence[RunResult], labels: Sequence[str], curves: Sequence[dict], output: Path
-) -> str:
-    """Return the page that compares runs; it stands in `output` and shows pictures of the runs'
-    folders.
-    """
-    datasets = list(dict.fromkeys(run.dataset for run in runs))
-    images = side_by_side(runs, labels, output) if len(datasets) == 1 else []
-    common = [
-        column
-        for column in table_columns(runs)
-        if all(column in metrics_of(run.rows) for run in runs)
-    ]
-    lead = f"The {len(images)} images that all runs hold, as each reconstructs them."
-    if not images:
-        lead = "The runs have no image in common; only their means are compared."
-    failed = []
-    for label, run in zip(labels, runs, strict=True):
-        failed += [f"{label}: {name}" for name in run.failed]
-    return render(
-        "compare.html",
-        over=" / ".join(["Text + Sketch", *datasets]),
-        title=" and ".join(labels) if len(runs) == 2 else f"{len(runs)} runs side by side",
-        lead=lead,
-        kind="comparison",
-        failed=failed,
-        not_available=[],
-        columns=[column_of(column).label for column in table_columns(runs)],
-        table=table_of(runs, labels, output),
-        curves=curves,
-        images=images,
-        sort_keys=sort_keys(["bytes", *common]),
-    )
+# ---- table of means
 
 
 def table_columns(runs: Sequence[RunResult]) -> list[str]:
     """Return the columns of the table of means: bytes, rate, then every metric of any run."""
-    columns = dict.fromkeys(("bytes", "bpp", *columns_of([run.mean for run in runs])))
+    columns = {"bytes": None, "bpp": None}
+    for run in runs:
+        columns |= dict.fromkeys(run.mean)
     return [column for column in columns if not column.startswith("bytes_")]
 
 
@@ -246,72 +223,24 @@ def table_of(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> 
     """Return the rows of the table of means: each run, and below it its baselines."""
     columns, table = table_columns(runs), []
     for run, label in zip(runs, labels, strict=True):
-        cells = [cell(column, run.mean, run.intervals) for column in columns]
+        cells = _cells(columns, run.mean, run.intervals)
         page = link_to(run.folder / "index.html", output)
         table.append({"label": label, "url": page, "images": len(run.rows), "cells": cells})
         for name, results in run.baselines.items():
-            cells = [cell(column, results["mean"], results["intervals"]) for column in columns]
+            cells = _cells(columns, results["mean"], results["intervals"])
             count = results.get("images", len(run.rows))  # it may not have met every budget
-            table.append(
-                {"label": f"{name}, beside {label}", "url": None, "images": count, "cells": cells}
-            )
+            row = {"label": f"{name}, beside {label}", "url": None, "images": count, "cells": cells}
+            table.append(row)
     return table
 
 
-def side_by_side(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> list[dict]:
-    """Return the images that all runs hold, each with the reconstruction of every run."""
-    tables = [{row["name"]: row for row in run.rows} for run in runs]
-    files = [{path.name for path in run.folder.iterdir()} for run in runs]
-    images = []
-    for name in tables[0]:
-        if not all(name in table for table in tables):
-            continue
-        rows = [table[name] for table in tables]
-        pictures = [pictures_of(name, present) for present in files]
-        image = {
-            "name": name,
-            "size": size_of(runs[0].folder, pictures[0]),
-            "original": _original(runs, pictures, output),
-            "reconstructions": [
-                _reconstruction(*each, output)
-                for each in zip(runs, labels, rows, pictures, strict=True)
-            ],
-            "sort_values": sort_values(mean_row(rows), columns_of(runs[0].rows)),
-        }
-        images.append(image)
-    return images
+def _cells(columns: Sequence[str], mean: dict, intervals: dict) -> list[dict[str, str]]:
+    return [cell(column, mean, intervals) for column in columns]
 
 
-def _original(
-    runs: Sequence[RunResult], pictures: Sequence[dict[str, str]], output: Path
-) -> str | None:
-    for run, own in zip(runs, pictures, strict=True):
-        if "original" in own:
-            return link_to(run.folder / own["original"], output)
-    return None
-
-
-def _reconstruction(
-    run: RunResult, label: str, row: dict, pictures: dict[str, str], output: Path
-) -> dict:
-    url = None
-    if "reconstruction" in pictures:
-        url = link_to(run.folder / pictures["reconstruction"], output)
-    return {
-        "label": label,
-        "url": url,
-        "metrics": shown_metrics(row, ["bytes", *metrics_of(run.rows)]),
-    }
-
-
-def mean_row(rows: Sequence[dict]) -> dict:
-    """Return the mean of several rows of one image, by which a comparison is sorted."""
-    row = dict(rows[0])
-    for column in columns_of(rows):
-        values = numbers_of(rows, column)
-        if len(values) == len(rows):
-            row[column] = fmean(values)
-    return row
+def labels_of(columns: Iterable[str]) -> list[str]:
+    """Return the columns' names for people."""
+    return [column_of(column).label for column in columns]
 
 
 # ---- addresses and templates

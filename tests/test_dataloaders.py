@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dataloaders
+from common.files import FORMATS
 from dataloaders import (
     DATASETS,
     DataError,
@@ -309,7 +310,7 @@ def test_damaged_files_give_a_picture_or_the_error(tmp_path, extension):
 def test_every_extension_is_one_that_pillow_reads_with_our_formats():
     registered = Image.registered_extensions()
     read = {registered[extension] for extension in dataloaders.EXTENSIONS}
-    assert read <= set(dataloaders.FORMATS)
+    assert read <= set(FORMATS)
 
 
 # ---- folders and names
@@ -516,9 +517,7 @@ def test_sample_images():
 
 
 def test_without_the_packages_the_cure_is_named(monkeypatch):
-    monkeypatch.setattr(
-        dataloaders, "SAMPLE_PHOTOGRAPHS", {"no_such_package": ("data", ("a.png",))}
-    )
+    monkeypatch.setattr(dataloaders, "SAMPLE_IMAGES", {"no_such_package": ("data", ("a.png",))})
     with pytest.raises(DataError, match=r"pip install scikit-image scikit-learn, or .*--data_root"):
         load_samples(None, None, 64)
 

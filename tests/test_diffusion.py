@@ -135,6 +135,7 @@ def samplers_of(generator):
 
 
 def test_samplers_are_the_presets(generator):
+    generator.generate(PROMPT, [0], *SIZE)
     generator.generate(PROMPT, [0], *SIZE, lines(1))
     text, sketch = samplers_of(generator)
     assert type(text).__name__ == "DPMSolverMultistepScheduler"

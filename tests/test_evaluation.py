@@ -23,7 +23,7 @@ from evaluation.flags import (
     rate,
     seconds,
 )
-from evaluation.loop import check_names, claim, compare_settings, settings_of
+from evaluation.setup import check_names, claim, compare_settings, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
 from reporting.write import write_report

@@ -54,7 +54,7 @@ def summary(capsys):
 def test_sketches_are_written_once_and_split_by_name(photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(photos, out, "--test", "0.4") == 0
-    assert summary(capsys) == {"out": str(out), "photographs": 6, "sketches_left": 0, "failed": []}
+    assert summary(capsys) == {"out": str(out), "images": 6, "sketches_left": 0, "failed": []}
     before = files(out)
     places = [Path(name).parts[0] for name in before if name.endswith(".png")]
     assert len(places) == 6 and set(places) == {"train", "test"}
@@ -150,7 +150,7 @@ def test_a_broken_image_is_named_and_the_rest_goes_on(photos, tmp_path, capsys):
     captured = capsys.readouterr()
     for text in ("failed: broken: ", "failed: thin: 4000x10 pixels is too long"):
         assert text in captured.err
-    expected = {"photographs": 8, "sketches_left": 2, "failed": ["broken", "thin"]}
+    expected = {"images": 8, "sketches_left": 2, "failed": ["broken", "thin"]}
     assert json.loads(captured.out.splitlines()[-1]) == {"out": str(tmp_path / "out")} | expected
 
 

@@ -29,10 +29,11 @@ from PIL import Image
 
 import bitstream
 from codec import Conditions, Decoded, Encoded
-from evaluation import flags, loop, processes
+from evaluation import flags, loop, processes, setup
 from evaluation.evaluator import Evaluator
-from evaluation.loop import ProgressMonitor, Run, claim, finish, split, work, workers_for
+from evaluation.loop import ProgressMonitor, finish, split, work
 from evaluation.processes import ProcessGroup
+from evaluation.setup import Run, claim, workers_for
 from evaluation.timing import Stopwatch
 from prompt_inversion.search import PromptConfig
 from reporting.rows import COSTS
@@ -185,7 +186,7 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
     measured = summary | {"set": values, "not_available": missing}
     (folder / "summary.json").write_text(json.dumps(measured))
     stub(monkeypatch.setattr)
-    monkeypatch.setattr(loop, "Encoder", None)
+    monkeypatch.setattr(setup, "Encoder", None)
     args = script_args(arguments(photos, tmp_path / "whole", "--metrics", "psnr,color,kid_folder"))
     assert loop.evaluate(args, "PICS") == 0
     after = json.loads((folder / "summary.json").read_text())
@@ -319,9 +320,9 @@ class State:
 def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, capsys):
     args = script_args(arguments(photos, tmp_path / "out"))
     stub(monkeypatch.setattr)
-    alone = loop.prepare(args, "PICS")
+    alone = setup.prepare(args, "PICS")
     folder, samples, metrics = alone.folder, alone.samples, alone.metrics
-    claim(folder, loop.settings_of(args, "PICS"), overwrite=False)
+    claim(folder, setup.settings_of(args, "PICS"), overwrite=False)
     for rank in reversed(range(count)):  # rank 0 last, which waits for the others
         group = ProcessGroup("cpu", State(rank, count))
         evaluator = Evaluator(folder, StubEncoder(), metrics, {}, Stopwatch(), "cpu")

@@ -25,7 +25,7 @@ import eval_PICS
 import pics
 from benchmarks import conditions
 from common import weights
-from evaluation import loop
+from evaluation import loop, setup
 from reporting.rows import COSTS
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def test_run_writes_every_file_and_reports_the_broken_image(done, photos):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 def test_images_side_by_side_give_the_same_files(monkeypatch, done, preset, photos, tmp_path):
-    monkeypatch.setattr(loop, "worker_count", lambda _: 2)
+    monkeypatch.setattr(setup, "worker_count", lambda _: 2)
     folder, _ = done
     assert eval_PICS.main(arguments(photos, preset, tmp_path)) == 1
     names = [path.name for path in folder.iterdir() if path.suffix in (".pics", ".png", ".txt")]

@@ -156,8 +156,8 @@ def test_the_longest_prompt(ids):
         ([CLIP], None, "id 49408 is outside"),
         ([0, -1], None, "id -1 is outside"),
         ([0] * 257, None, "257 ids: at most 256"),
-        ([0], range(33), "sub-vocabulary of 33 different words"),
-        ([0], [0] * 32, "sub-vocabulary of 1 different words"),
+        ([0], range(33), "subset of 33 different tokens"),
+        ([0], [0] * 32, "subset of 1 different tokens"),
         ([0], range(CLIP - 16, CLIP + 16), "has ids from 49392 to 49423"),
     ],
 )
@@ -174,7 +174,7 @@ def test_encode_refuses(ids, subset, message):
         (b"\0\0", "in a form that is never written"),
         (b"\x01", "in a form that is never written"),
         ((MODES << 4700).to_bytes(600, "big"), "more than 256 ids"),
-        (encode([1023, 0], CLIP, range(1024)), "sub-vocabulary of 1024 words; none is given"),
+        (encode([1023, 0], CLIP, range(1024)), "subset of 1024 tokens; none is given"),
         (encode_text("a dog"), "hold a text, not ids"),
     ],
 )
@@ -184,7 +184,7 @@ def test_decode_refuses(data, message):
 
 
 def test_a_subset_of_another_size_is_refused():
-    with pytest.raises(TextError, match=r"1024 words; one of 512 is given"):
+    with pytest.raises(TextError, match=r"1024 tokens; one of 512 is given"):
         decode(encode([1023, 0], CLIP, range(1024)), CLIP, range(512))
 
 
@@ -193,7 +193,7 @@ def test_codings_are_named():
     assert str(coding(encode([5, 3], CLIP))) == "ids"
     assert coding(encode([300, 500], CLIP)) == Coding(False, None, True)
     name = str(coding(encode([300, 500], CLIP, range(512))))
-    assert name == "ids of a sub-vocabulary of 512 words, ascending"
+    assert name == "ids of the 512 most useful tokens, ascending"
 
 
 @settings(max_examples=200)

@@ -49,7 +49,7 @@ class Coding(NamedTuple):
             return "a text in words"
         name = "ids"
         if self.bits is not None:
-            name += f" of a sub-vocabulary of {1 << self.bits} words"
+            name += f" of the {1 << self.bits} most useful tokens"
         if self.ascending:
             name += ", ascending"
         return name

@@ -79,9 +79,7 @@ def from_number(number: int, vocab_size: int, subset: Sequence[int] | None) -> l
         return _digits(value, vocab_size, mode.ascending)
     if subset is None or len(subset) != 1 << mode.bits:
         given = "none" if subset is None else f"one of {len(subset)}"
-        raise TextError(
-            f"the ids are of a sub-vocabulary of {1 << mode.bits} words; {given} is given"
-        )
+        raise TextError(f"the ids are of a subset of {1 << mode.bits} tokens; {given} is given")
     tokens = _sorted_subset(subset, vocab_size)
     return [tokens[digit] for digit in _digits(value, len(tokens), mode.ascending)]
 
@@ -103,10 +101,10 @@ def _sorted_subset(subset: Sequence[int], vocab_size: int) -> list[int]:
     tokens = sorted(set(map(index, subset)))
     if len(tokens) != len(subset) or len(tokens) not in SUBSET_SIZES:
         sizes = f"{SUBSET_SIZES[0]}, {SUBSET_SIZES[1]}, ... {SUBSET_SIZES[-1]}"
-        raise TextError(f"a sub-vocabulary of {len(tokens)} different words: it must have {sizes}")
+        raise TextError(f"a subset of {len(tokens)} different tokens: it must have {sizes}")
     if tokens[0] < 0 or tokens[-1] >= vocab_size:
         raise TextError(
-            f"the sub-vocabulary has ids from {tokens[0]} to {tokens[-1]}, "
+            f"the token subset has ids from {tokens[0]} to {tokens[-1]}, "
             f"the vocabulary {vocab_size} tokens"
         )
     return tokens

@@ -37,7 +37,7 @@ COLORS = {
 }
 NAMES = tuple(COLORS)
 ROWS = ("above", "middle", "below")
-COLUMNS = ("left", "center", "right")
+COLUMNS = ("left", "centre", "right")  # spelled as the bundled tokenizer was trained
 CAPTION_PROBABILITY = 0.7  # that a human caption takes the place of the label
 KIND_PROBABILITY = 0.8  # that a text has label or caption
 PHRASES = ("", "a photo of ", "a ")  # before a label

@@ -24,14 +24,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from tiny.data import Photos
 from tiny.facts import COLUMNS, NAMES, ROWS, color_grid, describe
 from tiny.train_tokenizer import train_tokenizer
-from tiny.training import (
-    Run,
-    averaged,
-    cosine_schedule,
-    optimizer_step,
-    parser,
-    set_learning_rate,
-)
+from tiny.training import Run, averaged, optimizer_step, parser, set_learning_rate
 
 OUT = Path(__file__).parent / "bundle" / "clip"
 VOCAB_SIZE = 2048  # tokens
@@ -182,8 +175,11 @@ def known_words(tokenizer: CLIPTokenizer, pairs: Pairs) -> list[str]:
     seen = Counter()
     for ids in tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]:
         seen.update(whole_words(tokenizer.convert_ids_to_tokens(ids)))
-    words = [word for word, count in seen.items() if count >= FEWEST_SEEN]
-    return sorted(word for word in words if word.isalpha() and len(word) > 2)
+    words = []
+    for word, count in seen.items():
+        if count >= FEWEST_SEEN and word.isalpha() and len(word) > 2:
+            words.append(word)
+    return sorted(words)
 
 
 def whole_words(tokens: list[str]) -> set[str]:
@@ -220,7 +216,7 @@ def train(run: Run, model: CLIPModel, pairs: Pairs) -> CLIPModel:
     average = EMAModel(model.parameters(), decay=0.998)
 
     def train_step(progress: float) -> dict:
-        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress, warmup=0.05))
+        set_learning_rate(optimizer, LEARNING_RATE, progress, warmup=0.05)
         pixels, tokens = pairs.batch(pairs.sample())
         loss = contrastive_loss(model, pixels.to(model.device), tokens.to(model.device))
         optimizer_step(loss, optimizer)

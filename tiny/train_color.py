@@ -66,12 +66,18 @@ def analyzed(photos: Photos, indices: list[int]) -> list[Analyzed]:
     """Return the coefficients of the middle of images."""
     found = []
     for i in indices:
-        height, width = (side - side % 64 for side in photos[i].shape[:2])
+        height, width = cut_size(photos[i])
         top = (photos[i].shape[0] - height) // 2
         left = (photos[i].shape[1] - width) // 2
         image = photos[i][top : top + height, left : left + width]
         found.append(Analyzed(transform.analyze(image).astype(np.float32), height, width))
     return found
+
+
+def cut_size(image: np.ndarray) -> tuple[int, int]:
+    """Return height and width of an image, cut to multiples of 64."""
+    height, width, _ = image.shape
+    return height - height % 64, width - width % 64
 
 
 def examples(
@@ -96,7 +102,8 @@ def examples(
             planes[plane].append(of_plane(encoder, trial, plane))
     data = []
     for parts in planes:
-        data.append(tuple(np.concatenate(each) for each in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        data.append(tuple(map(np.concatenate, columns)))
     return data, radii
 
 
@@ -136,7 +143,7 @@ def rounded(encoder: MapEncoder, step: int) -> Trial:
         planes[plane][encoder.index] = values
         farthest = int(encoder.scan.radius[values != 0].max(initial=0))
         reach[KINDS[plane]] = max(reach[KINDS[plane]], farthest)
-    radii = tuple(int(np.searchsorted(RADII, far)) for far in reach)
+    radii = tuple(np.searchsorted(RADII, reach).tolist())
     return Trial(planes, step, radii, math.nan, math.nan)
 
 
@@ -258,7 +265,7 @@ def measured(photos: Photos, indices: list[int], budgets: tuple) -> dict[str, li
     for budget in budgets:
         figures = []
         for i in indices:
-            height, width = (side - side % 64 for side in photos[i].shape[:2])
+            height, width = cut_size(photos[i])
             image = photos[i][:height, :width]
             payload = color_codec.encode(image, budget)
             back = color_codec.enlarge(color_codec.decode(payload, height, width), height, width)

@@ -24,14 +24,7 @@ from annotator.hed import HED, TINY
 from presets import BUNDLE
 from tiny.data import Photos
 from tiny.latents import CHANNELS, PATCH, Latents, to_pixels
-from tiny.training import (
-    Run,
-    averaged,
-    cosine_schedule,
-    optimizer_step,
-    parser,
-    set_learning_rate,
-)
+from tiny.training import Run, averaged, optimizer_step, parser, set_learning_rate
 
 CROP = 96  # pixels
 BATCH = 8
@@ -165,7 +158,7 @@ def train(run: Run, photos: Photos, latents: Latents, bundle: Path) -> None:
     average = EMAModel(decoder.parameters(), decay=0.998)
 
     def train_step(progress: float) -> dict:
-        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress))
+        set_learning_rate(optimizer, LEARNING_RATE, progress)
         pixels = to_pixels(random_crops(photos, rng))
         z = latents.encode(pixels)
         z = z + torch.rand(BATCH, 1, 1, 1) * MOST_NOISE * torch.randn_like(z)

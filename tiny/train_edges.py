@@ -22,14 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from annotator import HED_TINY
 from annotator.hed import HED, TINY, Block
-from tiny.training import (
-    Run,
-    averaged,
-    cosine_schedule,
-    optimizer_step,
-    parser,
-    set_learning_rate,
-)
+from tiny.training import Run, averaged, optimizer_step, parser, set_learning_rate
 
 CROP = 256  # pixels
 BATCH = 8
@@ -68,6 +61,16 @@ def augment(
 
     image = recolor(warp(image).astype(np.float32), rng)
     return image, warp(edges).astype(np.float32) / 255
+
+
+def random_batch(training: list, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Return BATCH random squares of pairs: images (N, H, W, 3) and edges (N, H, W), see `augment`."""
+    images, edges = [], []
+    for _ in range(BATCH):
+        image, boundaries = augment(*rng.choice(training), rng)
+        images.append(image)
+        edges.append(boundaries)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(edges))
 
 
 def recolor(image: np.ndarray, rng: random.Random) -> np.ndarray:
@@ -185,9 +188,8 @@ def train(run: Run, network: HED, training: list, test: list, out: Path) -> None
     average = EMAModel(network.parameters(), decay=0.998)
 
     def train_step(progress: float) -> dict:
-        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress))
-        batch = [augment(*rng.choice(training), rng) for _ in range(BATCH)]
-        images, edges = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+        set_learning_rate(optimizer, LEARNING_RATE, progress)
+        images, edges = random_batch(training, rng)
         x = rearrange(images.to(run.device), "n h w c -> n c h w")
         target = rearrange(edges.to(run.device), "n h w -> n 1 h w")
         with torch.autocast(x.device.type, torch.bfloat16):

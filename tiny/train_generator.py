@@ -33,14 +33,7 @@ from tiny.conditions import Conditions
 from tiny.data import Photos
 from tiny.denoiser import CONTROL, Denoiser, euler, flow_loss, latents_error, noise_levels
 from tiny.latents import CHANNELS, Latents, to_pixels
-from tiny.training import (
-    Run,
-    averaged,
-    cosine_schedule,
-    optimizer_step,
-    parser,
-    set_learning_rate,
-)
+from tiny.training import Run, averaged, optimizer_step, parser, set_learning_rate
 
 BATCH = 16
 LEARNING_RATE = 8e-4
@@ -274,7 +267,7 @@ def train(run: Run, batches: Batches, bundle: Path) -> None:
     average = EMAModel(denoiser.parameters(), decay=0.999)
 
     def train_step(progress: float) -> dict:
-        set_learning_rate(optimizer, LEARNING_RATE * cosine_schedule(progress))
+        set_learning_rate(optimizer, LEARNING_RATE, progress)
         batch = batches.sample()
         loss = flow_loss(denoiser, batch, noise_levels(BATCH), torch.randn_like(batch[0]))
         optimizer_step(loss, optimizer)

@@ -58,7 +58,8 @@ def train(captions: Sequence[str]) -> words.Model:
     for word in counts:
         if word not in words.FIRST_WORDS:
             spelled.append(words.letter_symbols(word.lstrip(" ")))
-    spelled += [[words.BYTE] * run for run in BYTE_RUNS]
+    for run in BYTE_RUNS:
+        spelled.append([words.BYTE] * run)
     return words.Model(
         vocabulary,
         count(coded, len(vocabulary), WORD_KEPT),
@@ -91,7 +92,7 @@ def count(texts: Sequence[Sequence[int]], symbols: int, kept: Sequence[int]) -> 
     for (keys, counts), least in zip(reversed(counted), reversed(kept), strict=True):
         entries.insert(0, np.union1d(keys[counts >= least], entries[0] // symbols))
     entries[0] = np.arange(symbols)
-    masses = [mass(*pair) for pair in zip(entries, counted, strict=False)]
+    masses = list(map(mass, entries, counted))  # the empty end has none
     masses[0] = np.maximum(masses[0], 1)  # any symbol may come
     levels = []
     for n in range(len(kept)):
@@ -138,7 +139,8 @@ def mass(entries: np.ndarray, counted: Counted) -> np.ndarray:
     entries: keys; the index is 0 for those that are only contexts.
     """
     keys, counts = counted
-    one, two, three, four = (max(1, int((counts == n).sum())) for n in range(1, 5))
+    times_counted = np.bincount(counts, minlength=5)
+    one, two, three, four = np.maximum(1, times_counted[1:5]).tolist()
     ratio = one / (one + 2 * two)
     discounts = np.array(
         [0, 1 - 2 * ratio * two / one, 2 - 3 * ratio * three / two, 3 - 4 * ratio * four / three]
@@ -206,7 +208,11 @@ def sizes(captions: Sequence[str], ids_of: dict[str, Callable]) -> dict[str, flo
         "raw deflate": lambda caption: len(zlib.compress(caption.encode(), **deflate)),
         **ids_of,
     }
-    return {name: round(sum(map(way, captions)) / len(captions), 3) for name, way in ways.items()}
+    means = {}
+    for name, way in ways.items():
+        total = sum(map(way, captions))
+        means[name] = round(total / len(captions), 3)
+    return means
 
 
 def id_sizes() -> dict[str, Callable[[str], int]]:

@@ -140,10 +140,12 @@ def cosine_schedule(progress: float, warmup: float = 0.02, floor: float = 0.02) 
     return floor + (1 - floor) * 0.5 * (1 + math.cos(turn * math.pi))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameter groups."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, peak: float, progress: float, warmup: float = 0.02
+) -> None:
+    """Set the learning rate of all parameter groups: `peak` times `cosine_schedule`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = peak * cosine_schedule(progress, warmup)
 
 
 def optimizer_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:

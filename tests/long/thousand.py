@@ -47,11 +47,11 @@ def cut(count: int, folder: Path) -> Path:
     """Write random parts, 200 to 300 pixels wide and high, of the sample images to a folder."""
     from PIL import Image
 
-    from dataloaders import load_image, sample_photographs
+    from dataloaders import load_image, sample_images
 
     folder.mkdir()
     rng = random.Random(0)
-    sources = [Image.fromarray(load_image(path)) for path in sample_photographs()]
+    sources = [Image.fromarray(load_image(path)) for path in sample_images()]
     for number in range(count):
         source, width, height = rng.choice(sources), rng.randint(200, 300), rng.randint(200, 300)
         left, top = rng.randint(0, source.width - width), rng.randint(0, source.height - height)

@@ -1,0 +1,117 @@
+"""The page that compares several runs: their means, their curves, the same images side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from reporting.page import (
+    labels_of,
+    link_to,
+    names_in,
+    pictures_of,
+    render,
+    shown_metrics,
+    size_of,
+    sort_keys,
+    sort_values,
+    table_columns,
+    table_of,
+)
+from reporting.rows import RunResult, columns_of, metrics_of, numbers_of
+
+
+def comparison_page(
+    runs: Sequence[RunResult], labels: Sequence[str], curves: Sequence[dict], output: Path
+) -> str:
+    """Return the page that compares runs; it stands in `output` and shows pictures of the runs'
+    folders.
+    """
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    images = side_by_side(runs, labels, output) if len(datasets) == 1 else []
+    columns = table_columns(runs)
+    lead = f"The {len(images)} images that all runs hold, as each reconstructs them."
+    if not images:
+        lead = "The runs have no image in common; only their means are compared."
+    failed = []
+    for label, run in zip(labels, runs, strict=True):
+        failed += [f"{label}: {name}" for name in run.failed]
+    return render(
+        "compare.html",
+        over=" / ".join(["Text + Sketch", *datasets]),
+        title=" and ".join(labels) if len(runs) == 2 else f"{len(runs)} runs side by side",
+        lead=lead,
+        kind="comparison",
+        failed=failed,
+        not_available=[],
+        columns=labels_of(columns),
+        table=table_of(runs, labels, output),
+        curves=curves,
+        images=images,
+        sort_keys=sort_keys(["bytes", *_common(runs)]),
+    )
+
+
+def _common(runs: Sequence[RunResult]) -> list[str]:
+    """Return the metrics that every run has."""
+    common = set(metrics_of(runs[0].rows))
+    for run in runs[1:]:
+        common &= set(metrics_of(run.rows))
+    return [column for column in metrics_of(runs[0].rows) if column in common]
+
+
+def side_by_side(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> list[dict]:
+    """Return the images that all runs hold, each with the reconstruction of every run."""
+    found: dict[str, list[dict]] = {}  # rows of each image
+    for run in runs:
+        for row in run.rows:
+            found.setdefault(row["name"], []).append(row)
+    files = [names_in(run.folder) for run in runs]
+    images = []
+    for name, rows in found.items():
+        if len(rows) < len(runs):
+            continue
+        pictures = [pictures_of(name, present) for present in files]
+        reconstructions = []
+        for run, label, row, own in zip(runs, labels, rows, pictures, strict=True):
+            reconstructions.append(_reconstruction(run, label, row, own, output))
+        image = {
+            "name": name,
+            "size": size_of(runs[0].folder, pictures[0]),
+            "original": _original(runs, pictures, output),
+            "reconstructions": reconstructions,
+            "sort_values": sort_values(mean_row(rows), columns_of(runs[0].rows)),
+        }
+        images.append(image)
+    return images
+
+
+def _original(
+    runs: Sequence[RunResult], pictures: Sequence[dict[str, str]], output: Path
+) -> str | None:
+    for run, own in zip(runs, pictures, strict=True):
+        if "original" in own:
+            return link_to(run.folder / own["original"], output)
+    return None
+
+
+def _reconstruction(
+    run: RunResult, label: str, row: dict, pictures: dict[str, str], output: Path
+) -> dict:
+    url = None
+    if "reconstruction" in pictures:
+        url = link_to(run.folder / pictures["reconstruction"], output)
+    return {
+        "label": label,
+        "url": url,
+        "metrics": shown_metrics(row, ["bytes", *metrics_of(run.rows)]),
+    }
+
+
+def mean_row(rows: Sequence[dict]) -> dict:
+    """Return the mean of several rows of one image, by which a comparison is sorted."""
+    row = dict(rows[0])
+    for column in columns_of(rows):
+        values = numbers_of(rows, column)
+        if len(values) == len(rows):
+            row[column] = fmean(values)
+    return row
