@@ -90,9 +90,11 @@ def pack(stream: Stream) -> bytes:
 def unpack(data: bytes) -> Stream:
     """Return the stream of a file; pack(unpack(data)) == data.
 
-    Raises BitstreamError for all other bytes. The order of the checks is magic, version, size,
-    checksum, then the fields from first to last.
+    Raises BitstreamError for all other bytes, TypeError for what is not bytes. The order of the
+    checks is magic, version, size, checksum, then the fields from first to last.
     """
+    if not isinstance(data, bytes):
+        raise TypeError(f"a stream is bytes, not {type(data).__name__}")
     _check_envelope(data)
     reader = _Reader(data[2:-CHECKSUM_BYTES])
     names = _layer_names(data[1] >> 4)

@@ -21,6 +21,7 @@ import numpy as np
 import bitstream
 import color_codec
 from bitstream import Stream
+from dataloaders import check_coded, check_sources
 from diffusion.candidates import LOSSES, Choice, Chooser, load_score
 from presets import Preset, PresetError, writer_of
 from prompt_inversion.options import PromptOptions
@@ -207,11 +208,6 @@ class Decoder:
             )
 
 
-def no_timer(stage: str) -> AbstractContextManager:
-    """Time nothing: the default of Encoder."""
-    return nullcontext()
-
-
 class Encoder:
     """Images -> streams.
 
@@ -228,7 +224,7 @@ class Encoder:
         preset: Preset,
         config: EncoderConfig,
         device: str = "cpu",
-        timer: Callable[[str], AbstractContextManager] = no_timer,
+        timer: Callable[[str], AbstractContextManager] = nullcontext,
     ):
         from prompt_inversion.clip import load_clip
         from prompt_inversion.prompter import Prompter
@@ -253,6 +249,7 @@ class Encoder:
         """Return a file for each image, uint8 RGB (H, W, 3), sides multiples of 64.
 
         source_sizes: (height, width) of the originals, for the header; None: the images' own.
+        Raises TypeError or ValueError for other images.
         """
         return [encoded.data for encoded in self.encode_all(images, source_sizes)]
 
@@ -263,7 +260,10 @@ class Encoder:
 
         Prompts are searched as one batch; candidates share batches if the images' sizes agree.
         """
-        sizes = source_sizes or [(image.shape[0], image.shape[1]) for image in images]
+        check_coded(images, self.preset.short_side)
+        if source_sizes is None:
+            source_sizes = [(image.shape[0], image.shape[1]) for image in images]
+        check_sources(source_sizes, len(images))
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
         sketches = [self._sketch(image) for image in images]
@@ -272,7 +272,8 @@ class Encoder:
         with self.timer("candidates"):
             choices = self.chooser.choose(images, [layer.conditions() for layer in layers])
         with self.timer("coding"):
-            return [self._pack(*each) for each in zip(images, sizes, layers, choices, strict=True)]
+            parts = zip(images, source_sizes, layers, choices, strict=True)
+            return [self._pack(*part) for part in parts]
 
     def _check_vocabulary(self) -> None:
         searched = self.clip.tokenizer.get_vocab()

@@ -10,13 +10,12 @@ exist; nothing is downloaded).
 
 import os
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from itertools import product
+from operator import index
 from pathlib import Path
 from typing import overload
 
@@ -24,14 +23,13 @@ import numpy as np
 from PIL import Image
 
 from bitstream import CODED_MULTIPLE, MAX_CODED_SIDE
-from common.files import ImageError, check_source, load_image, printable
+from common.files import ImageError, check_source, file_name, load_image, name_paths, printable
 
 EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".avif", ".jp2", ".j2k"}
 )
 LONGEST_NAME = 255  # characters of a name in a file system
-MAX_NAME_BYTES = 200  # leaves space for "_sketch_recon.png" in a file system's 255
 
 # Data set: (its folders below --data_root, the folders of its test split). Both are in order of
 # preference; the case of letters is ignored.
@@ -112,7 +110,7 @@ def load_samples(
     check_short_side(short_side)
     if data_root is not None:
         folder = find_dataset(data_root, dataset)
-        name = dataset or _tidy(folder.resolve().name) or "root"
+        name = dataset or file_name(folder.resolve().name) or "root"
         named = list_images(folder)
     elif dataset is not None:
         raise DataError(f"--dataset {dataset} needs --data_root, the folder that holds it")
@@ -134,7 +132,7 @@ def load_sample(path: str | os.PathLike, short_side: int, name: str | None = Non
         resized = resize(image, short_side)
     except ImageError as error:
         raise ImageError(f"{printable(path)}: {error}") from None
-    return Sample(name or _tidy(Path(path).stem), resized, width, height, os.fspath(path))
+    return Sample(name or file_name(Path(path).stem), resized, width, height, os.fspath(path))
 
 
 # ---- sizes
@@ -168,6 +166,61 @@ def coded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
             f"long side would be {long_side}, at most {MAX_CODED_SIDE} can be coded; crop it"
         )
     return (short_side, long_side) if height <= width else (long_side, short_side)
+
+
+def check_coded(images: object, short_side: int) -> None:
+    """Raise unless `images` is a sequence of images at a size that can be coded.
+
+    Each must be a numpy array, uint8 RGB (H, W, 3), with sides that are multiples of 64 from 64 to
+    4096 pixels, and at most short_side * 4096 pixels in all, which is what a decoder accepts.
+    Raises TypeError for another type, ValueError for another size; one line says what is wanted.
+    """
+    wanted = "uint8 RGB arrays (H, W, 3)"
+    if isinstance(images, np.ndarray) or not isinstance(images, Sequence):
+        raise TypeError(f"images must be a list of {wanted}, not {type(images).__name__}")
+    for image in images:
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f"images must be {wanted}, not {type(image).__name__}")
+        if image.dtype != np.uint8:
+            raise TypeError(f"images must be {wanted} with values 0 to 255, not {image.dtype}")
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"images must be {wanted}, not of shape {image.shape}")
+        _check_coded_size(*image.shape[:2], short_side)
+
+
+def _check_coded_size(height: int, width: int, short_side: int) -> None:
+    for side in (height, width):
+        if side % CODED_MULTIPLE or not CODED_MULTIPLE <= side <= MAX_CODED_SIDE:
+            raise ValueError(
+                f"an image of {width}x{height} pixels: sides must be multiples of "
+                f"{CODED_MULTIPLE} from {CODED_MULTIPLE} to {MAX_CODED_SIDE}; see resize()"
+            )
+    if width * height > short_side * MAX_CODED_SIDE:
+        raise ValueError(
+            f"an image of {width}x{height} pixels: this preset codes at most "
+            f"{short_side}x{MAX_CODED_SIDE}; see resize()"
+        )
+
+
+def check_sources(sizes: object, count: int) -> None:
+    """Raise unless `sizes` are `count` pairs (height, width) of 1 to 65535 pixels each.
+
+    Raises TypeError or ValueError; one line says what is wanted.
+    """
+    wanted = f"source sizes must be {count} pairs (height, width) of integers"
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str | bytes):
+        raise TypeError(f"{wanted}, not {type(sizes).__name__}")
+    if len(sizes) != count:
+        raise ValueError(f"{wanted}, not {len(sizes)}")
+    for size in sizes:
+        try:
+            height, width = map(index, size)
+        except (TypeError, ValueError):
+            raise TypeError(f"{wanted}, not {size!r}") from None
+        try:
+            check_source(width, height)
+        except ImageError as error:
+            raise ValueError(f"a source size: {error}") from None
 
 
 def resize(image: np.ndarray, short_side: int) -> np.ndarray:
@@ -323,47 +376,3 @@ def _natural(path: str) -> str:
     """Return a sort key that compares numbers by value, because all have the same length in it."""
     text = path.replace(os.sep, "\0").casefold()
     return re.sub("[0-9]+", lambda match: match[0].zfill(LONGEST_NAME), text)
-
-
-def name_paths(paths: Sequence[str], root: str = "/") -> list[tuple[str, str]]:
-    """Return (name, path) in the same order. Names are unique, even if case is ignored.
-
-    A name is the file's stem. Images that share a stem take their path below root, with "_" for
-    "/". Those that still share a name (a.png, a.jpg) add the extension ("a_png"); the rest are
-    numbered. Unprintable characters become "_".
-    """
-    forms: list[Callable[[str], str]] = [
-        lambda path: Path(path).stem,
-        lambda path: os.path.relpath(path, root).rpartition(".")[0],
-        lambda path: "_".join(os.path.relpath(path, root).rsplit(".", 1)),
-    ]
-    names: dict[str, str] = {}
-    taken: set[str] = set()  # names in lower case
-    waiting = list(paths)
-    for form in forms:
-        candidates = [_tidy(form(path)) for path in waiting]
-        count = Counter(name.casefold() for name in candidates)
-        for path, name in zip(waiting, candidates, strict=True):
-            if count[name.casefold()] == 1 and name.casefold() not in taken:
-                names[path] = name
-                taken.add(name.casefold())
-        waiting = [path for path in waiting if path not in names]
-    for path in waiting:
-        names[path] = _numbered(_tidy(forms[-1](path)), taken)
-        taken.add(names[path].casefold())
-    return [(names[path], path) for path in paths]
-
-
-def _numbered(name: str, taken: set[str]) -> str:
-    """Return a name with the first number from 2 up that is not taken."""
-    number = 2
-    while f"{name}-{number}".casefold() in taken:
-        number += 1
-    return f"{name}-{number}"
-
-
-def _tidy(name: str) -> str:
-    """Return part of a path as a file name: printable, on one line, at most 200 bytes of UTF-8."""
-    composed = unicodedata.normalize("NFC", name)  # some file systems compose, and some do not
-    printable = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
-    return printable.encode()[:MAX_NAME_BYTES].decode(errors="ignore")

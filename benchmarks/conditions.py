@@ -30,6 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.rows import column
+from common.files import load_image
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -62,25 +63,18 @@ def measure(run: Path, preset: str, device: str) -> list[dict]:
     for path in sorted(run.glob(f"*{RECORD}")):
         record = yaml.safe_load(path.read_text())
         records.append(record)
-        edges.append(annotator(read(run / f"{record['name']}_recon.png")))
+        edges.append(annotator(load_image(run / f"{record['name']}_recon.png")))
     rows = []
     for i, record in enumerate(tqdm(records)):
         other = (i + 1) % len(records)
         decoded = decoder.decode((run / f"{record['name']}.pics").read_bytes())
         row = {"name": record["name"]}
         row |= compare_sketch(decoded.conditions.sketch, edges[i], edges[other])
-        original = read(run / f"{record['name']}_original.png")
+        original = load_image(run / f"{record['name']}_original.png")
         images = generate_both(decoder, decoded, records[other]["ids"])
         row |= compare_prompts(clip, original, *images)
         rows.append(row)
     return rows
-
-
-def read(path: Path) -> np.ndarray:
-    """Return an image file as an array."""
-    from PIL import Image
-
-    return np.asarray(Image.open(path))
 
 
 def compare_sketch(sketch: np.ndarray, own: np.ndarray, other: np.ndarray) -> dict:

@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.edge_matching import HIGH, LOW, counts, scores
-from common.files import write
+from common.files import load_gray, load_image, write
 
 MOST_ANNOTATORS = 15
 PUBLISHED = {"canny": "ODS 0.60, OIS 0.63, AP 0.58 (Arbelaez et al., PAMI 2011)"}
@@ -90,9 +90,8 @@ def pairs_in(folder: Path, limit: int | None = None) -> list[tuple[Path, Path]]:
 
 def read_image(path: Path) -> np.ndarray:
     """Return an image file as uint8 (H, W, 3) RGB."""
-    from PIL import Image
 
-    return np.array(Image.open(path).convert("RGB"))
+    return load_image(path)
 
 
 def read_boundaries(path: Path) -> tuple[np.ndarray, int]:
@@ -100,9 +99,8 @@ def read_boundaries(path: Path) -> tuple[np.ndarray, int]:
 
     Raises ValueError for an image that is not the mean of MOST_ANNOTATORS maps or fewer.
     """
-    from PIL import Image
 
-    mean = np.array(Image.open(path).convert("L"))
+    mean = load_gray(path)
     levels = np.unique(mean)
     for annotators in range(1, MOST_ANNOTATORS + 1):
         drawn = np.rint(levels * (annotators / 255))
@@ -247,7 +245,7 @@ def time_detector(name: str, image: Path, repeats: int, threads: int | None) -> 
 
     torch.set_num_threads(threads or torch.get_num_threads())
     annotate = load_annotator(name)
-    resized = np.array(Image.open(image).convert("RGB").resize(TIMED_SIZE))
+    resized = np.array(Image.fromarray(load_image(image)).resize(TIMED_SIZE))
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -32,7 +32,7 @@ from benchmarks.codec_speed import speed
 from benchmarks.formats import Setting, classical_settings, missing_programs
 from benchmarks.rate_curves import OURS, PAPER, frontier, means_of, points_of, summary_of_rates
 from benchmarks.rows import distinct
-from common.files import ROOT, read_json, write
+from common.files import ROOT, load_gray, read_json, write
 
 OURS_POINTS = 6  # lambdas compared, unless --lambdas names others
 MULTIPLE = 64  # of a sketch's sides, pixels
@@ -129,9 +129,8 @@ def read_sketch(path: str) -> np.ndarray:
 
     Raises ValueError if it is too small.
     """
-    from PIL import Image
 
-    sketch = np.array(Image.open(path).convert("L"))
+    sketch = load_gray(path)
     height = sketch.shape[0] // MULTIPLE * MULTIPLE
     width = sketch.shape[1] // MULTIPLE * MULTIPLE
     if min(height, width) < SMALLEST_SIDE:

@@ -6,15 +6,21 @@ write(Path("copy.png"), png(load_image("photo.jpg")))
 import io
 import json
 import os
-import struct
-import zlib
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
+MAX_NAME_BYTES = 200  # leaves space for "_sketch_recon.png" in a file system's 255
 MAX_SOURCE_SIDE = 65535  # pixels of an image, as in bitstream.py
+MAX_PIXELS = 40_000_000  # of an image; to decode so many takes up to some 700 MB
 # Pillow has more readers, and some of them start other programs (EPS). Only these may open a file.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")
 
@@ -53,53 +59,77 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
 # ---- images
 
 
+def load_image(source: Path | str | BinaryIO) -> np.ndarray:
+    """Read one image: uint8 (H, W, 3), RGB, upright by its EXIF orientation.
+
+    Gray, palette, CMYK and other images become RGB; transparency becomes white; 16-bit samples are
+    scaled to 8 bits. Of several frames, the first is read. Color profiles are ignored. Raises as
+    `open_image`, and ImageError if the white level is unknown.
+    """
+    with open_image(source) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.array(_to_rgb(image))
+
+
+def load_gray(source: Path | str | BinaryIO) -> np.ndarray:
+    """Read one image as uint8 (H, W), as it is stored. Raises as `open_image`."""
+    with open_image(source) as image:
+        return np.array(image.convert("L"))
+
+
+def image_size(source: Path | str | BinaryIO) -> tuple[int, int]:
+    """Return width and height in pixels, from the header. Raises as `open_image`."""
+    with open_image(source) as image:
+        return image.size
+
+
+@contextmanager
+def open_image(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image file: the only place where one is opened.
+
+    source: a path, or a file in memory. A JPEG of more than MAX_PIXELS is decoded at half, a
+    quarter or an eighth of its size.
+
+    Raises ImageError, one line with the path, if it is not a regular file, not in one of FORMATS,
+    damaged or truncated, or too large: a side over MAX_SOURCE_SIDE, or more than MAX_PIXELS pixels
+    (a JPEG: Pillow's own limit, 179 million). Any error of the block is an ImageError too.
+    """
+    name = "image" if isinstance(source, io.IOBase) else printable(source)
+    if not isinstance(source, io.IOBase) and not Path(source).is_file():
+        state = "not a file" if os.path.lexists(source) else "no such file"
+        raise ImageError(f"{name}: {state}")  # to read a pipe might take for ever
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # bounded below
+            image = Image.open(source, formats=_readable_formats())
+        with image:
+            _bound_pixels(image)
+            yield image
+    except Image.UnidentifiedImageError:
+        message = f"not a picture in {', '.join(FORMATS)}, or its header is damaged"
+        raise ImageError(f"{name}: {message}") from None
+    except Exception as error:  # Pillow's readers raise anything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: cannot be read as a picture: {reason}") from error
+
+
 def check_source(width: int, height: int) -> None:
     """Raise ImageError unless both sides are 1 to MAX_SOURCE_SIDE pixels."""
     if not (1 <= height <= MAX_SOURCE_SIDE and 1 <= width <= MAX_SOURCE_SIDE):
         raise ImageError(f"{width}x{height} pixels: each side must be 1 to {MAX_SOURCE_SIDE}")
 
 
-# What Pillow's readers raise on damaged files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
-
-def load_image(path: str | os.PathLike) -> np.ndarray:
-    """Read one image file: uint8 (H, W, 3), RGB, upright by its EXIF orientation.
-
-    Gray, palette, CMYK and other images become RGB; transparency becomes white; 16-bit samples are
-    scaled to 8 bits. Of several frames, the first is read. Color profiles are ignored.
-
-    Raises ImageError, one line with the path, if the file is not a regular file, not in one of
-    `FORMATS`, damaged or truncated, over Pillow's limit of 179 million pixels, or if its white
-    level is unknown.
-    """
-    if not Path(path).is_file():  # to read a pipe might take forever
-        state = "not a file" if os.path.lexists(path) else "no such file"
-        raise ImageError(f"{printable(path)}: {state}")
-    try:
-        with Image.open(path, formats=_readable_formats()) as file:
-            check_source(*file.size)  # before anything is decoded
-            ImageOps.exif_transpose(file, in_place=True)
-            return np.array(_to_rgb(file))
-    except Image.UnidentifiedImageError:
-        message = f"not a picture in {', '.join(FORMATS)}, or its header is damaged"
-        raise ImageError(f"{printable(path)}: {message}") from None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{printable(path)}: cannot be read as a picture: {reason}") from error
+def _bound_pixels(image: Image.Image) -> None:
+    """Reduce a large JPEG while it is decoded. Raises ImageError for what is too large."""
+    width, height = image.size
+    check_source(width, height)
+    if image.format in ("JPEG", "MPO"):
+        scale = next((s for s in (1, 2, 4) if width * height <= s * s * MAX_PIXELS), 8)
+        if scale > 1:
+            image.draft(None, (width // scale, height // scale))
+    if image.width * image.height > MAX_PIXELS:
+        most = MAX_PIXELS // 1_000_000
+        raise ImageError(f"{width}x{height} pixels: at most {most} million can be read")
 
 
 def _readable_formats() -> list[str]:
@@ -114,8 +144,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_deep_gray_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -136,6 +167,59 @@ def _deep_gray_to_8_bits(gray: np.ndarray) -> np.ndarray:
     return np.rint(np.arange(65536) * (255 / 65535)).astype(np.uint8)[gray]
 
 
-def printable(path: str | os.PathLike) -> str:
-    """Return a path on one line, for messages."""
-    return "".join(c if c.isprintable() else "?" for c in os.fspath(path))
+# ---- names
+
+
+def name_paths(paths: Sequence[str], root: str = "/") -> list[tuple[str, str]]:
+    """Return (name, path) in the same order. Names are unique, even if case is ignored.
+
+    A name is the file's stem. Images that share a stem take their path below root, with "_" for
+    "/". Those that still share a name (a.png, a.jpg) add the extension ("a_png"); the rest are
+    numbered. Unprintable characters become "_".
+    """
+    forms: list[Callable[[str], str]] = [
+        lambda path: Path(path).stem,
+        lambda path: os.path.relpath(path, root).rpartition(".")[0],
+        lambda path: "_".join(os.path.relpath(path, root).rsplit(".", 1)),
+    ]
+    names: dict[str, str] = {}
+    taken: set[str] = set()  # names in lower case
+    waiting = list(paths)
+    for form in forms:
+        candidates = [file_name(form(path)) for path in waiting]
+        count = Counter(name.casefold() for name in candidates)
+        for path, name in zip(waiting, candidates, strict=True):
+            if count[name.casefold()] == 1 and name.casefold() not in taken:
+                names[path] = name
+                taken.add(name.casefold())
+        waiting = [path for path in waiting if path not in names]
+    for path in waiting:
+        names[path] = _numbered(file_name(forms[-1](path)), taken)
+        taken.add(names[path].casefold())
+    return [(names[path], path) for path in paths]
+
+
+def _numbered(name: str, taken: set[str]) -> str:
+    """Return a name with the first number from 2 up that is not taken."""
+    number = 2
+    while f"{name}-{number}".casefold() in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def file_name(name: str) -> str:
+    """Return part of a path as a file name: printable, on one line, at most 200 bytes of UTF-8."""
+    composed = unicodedata.normalize("NFC", name)  # some file systems compose, and some do not
+    shown = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
+    return shown.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def printable(text: str | os.PathLike) -> str:
+    """Return a text or path on one line, for messages: what is not printable as its escape."""
+    shown = []
+    for character in os.fspath(text):
+        if character.isprintable():
+            shown.append(character)
+        else:
+            shown.append(character.encode("unicode_escape").decode())
+    return "".join(shown)

@@ -84,18 +84,17 @@ class Evaluator:
             decoded = self.encoder.decoder.decode(encoded.data)
         with self.timer("metrics"):
             values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
-        beside = {
-            name: self._baseline(sample, codec, len(encoded.data))
-            for name, codec in self.codecs.items()
-        }
+        beside = {}
+        for name, codec in self.codecs.items():
+            beside[name] = self._baseline(sample, codec, len(encoded.data))
         self._write_pictures(sample, encoded, decoded)
         write(self.folder / f"{sample.name}.pics", encoded.data)
         record = describe(sample, encoded, decoded, values)
         if beside:
             record["baselines"] = beside
-        record["seconds"] = {
-            stage: round(spent, 4) for stage, spent in (seconds | self.timer.read()).items()
-        }
+        record["seconds"] = {}
+        for stage, spent in (seconds | self.timer.read()).items():
+            record["seconds"][stage] = round(spent, 4)
         record["memory"] = peak_memory(self.device)
         text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, default_flow_style=None)
         write(self.folder / f"{sample.name}{RECORD}", text.encode())

@@ -190,12 +190,12 @@ def set_metrics(run: Run) -> dict[str, SetValue]:
 
 def read_failures(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Return {name: reason} of the images that failed."""
-    paths = {name: folder / f"{name}{FAILED}" for name in names}
-    return {
-        name: path.read_text(encoding="utf-8").strip()
-        for name, path in paths.items()
-        if path.exists()
-    }
+    failures = {}
+    for name in names:
+        path = folder / f"{name}{FAILED}"
+        if path.exists():
+            failures[name] = path.read_text(encoding="utf-8").strip()
+    return failures
 
 
 def pairs(folder: Path, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

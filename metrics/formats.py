@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, features
 
+from common.files import load_gray, load_image
 from common.weights import UnavailableError
 
 
@@ -105,4 +106,5 @@ def encode_image(image: np.ndarray, options: dict) -> bytes:
 
 def decode_image(data: bytes, mode: str = "RGB") -> np.ndarray:
     """Return the image of a file: uint8 (h, w, 3) for the mode "RGB", (h, w) for "L" (gray)."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert(mode))
+    load = load_gray if mode == "L" else load_image
+    return load(io.BytesIO(data))

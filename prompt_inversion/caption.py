@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
 
-from common.weights import from_mirrors
-from presets import cure
+from prompt_inversion.loading import load_first
 
 MAX_TOKENS = 30  # of a caption; BLIP's own captions have about 10
 BEAMS = 3  # of the search for the most probable caption, as in BLIP's own evaluation
@@ -65,13 +64,7 @@ def load_captioner(
 
     Raises UnavailableError if none of them loads.
     """
-    if isinstance(sources, str | PathLike):
-        sources = [sources]
-
-    def load(source: str, revision: str | None, local_files_only: bool) -> Captioner:
-        return _load(source, device, revision=revision, local_files_only=local_files_only)
-
-    return from_mirrors(load, [str(source) for source in sources], "captioner", cure(""))
+    return load_first(_load, sources, device, "captioner")
 
 
 def _load(source: str, device: str | torch.device, **where) -> Captioner:

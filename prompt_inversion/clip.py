@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from common.weights import from_mirrors
-from presets import cure
+from prompt_inversion.loading import load_first
 from text_codec.vocabulary import printable_ids
 
 
@@ -140,13 +139,7 @@ def load_clip(
 
     Raises UnavailableError if none of them loads.
     """
-    if isinstance(sources, str | PathLike):
-        sources = [sources]
-
-    def load(source: str, revision: str | None, local_files_only: bool) -> Clip:
-        return _load(source, device, revision=revision, local_files_only=local_files_only)
-
-    return from_mirrors(load, [str(source) for source in sources], "CLIP", cure(""))
+    return load_first(_load, sources, device, "CLIP")
 
 
 def _load(source: str, device: str | torch.device, **where) -> Clip:

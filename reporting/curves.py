@@ -5,13 +5,14 @@ dark) and PDF.
 import io
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from common.files import write
 from reporting.columns import column_of, setting
 from reporting.comparison import comparison_page
 from reporting.page import link
-from reporting.rows import RunResult, columns_of, csv_file
+from reporting.rows import RunResult, columns_of, csv_file, numbers_of
 
 INK, NIGHT = "#e8e4dc", "#161513"
 STYLE = {
@@ -130,13 +131,10 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
 
     figure = Figure(figsize=(4.4, 3.3), layout="constrained")
     axes = figure.subplots()
-    for series in dict.fromkeys(point["series"] for point in points):
-        line = sorted(
-            (point for point in points if point["series"] == series), key=lambda point: point["bpp"]
-        )
+    for series, line in lines_of(points).items():
         axes.errorbar(
-            [point["bpp"] for point in line],
-            [point["mean"] for point in line],
+            numbers_of(line, "bpp"),
+            numbers_of(line, "mean"),
             error_bars(line, "mean", "low", "high"),
             error_bars(line, "bpp", "bpp_low", "bpp_high"),
             marker="o",
@@ -145,7 +143,7 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
             elinewidth=0.8,
             label=series,
         )
-    rates = [point["bpp"] for point in points]
+    rates = numbers_of(points, "bpp")
     if max(rates) > 5 * min(rates):
         axes.set_xscale("log")
     else:
@@ -159,6 +157,16 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     stamp = {"CreationDate": None} if suffix == "pdf" else {}
     figure.savefig(file, format=suffix, dpi=150, metadata=stamp)
     return file.getvalue()
+
+
+def lines_of(points: Sequence[dict]) -> dict[str, list[dict]]:
+    """Return the points of each series, by rising rate."""
+    lines: dict[str, list[dict]] = {}
+    for point in points:
+        lines.setdefault(point["series"], []).append(point)
+    for line in lines.values():
+        line.sort(key=itemgetter("bpp"))
+    return lines
 
 
 def error_bars(points: Sequence[dict], center: str, low: str, high: str) -> list[list[float]]:

@@ -150,9 +150,9 @@ def read_csv(path: Path) -> list[dict]:
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
         for texts in csv.DictReader(file):
-            row = {
-                column: text if column in TEXTS else _value(text) for column, text in texts.items()
-            }
+            row = {}
+            for column, text in texts.items():
+                row[column] = text if column in TEXTS else _value(text)
             rows.append(new_spelling(row))
     return rows
 
@@ -187,9 +187,11 @@ def layers_of(rows: Sequence[dict]) -> list[str]:
 def metrics_of(rows: Sequence[dict]) -> list[str]:
     """Return the columns with a metric of at least one image."""
     others = (*TEXTS, "bytes", "bpp", *layers_of(rows))
-    return [
-        column for column in columns_of(rows) if column not in others and numbers_of(rows, column)
-    ]
+    metrics = []
+    for column in columns_of(rows):
+        if column not in others and numbers_of(rows, column):
+            metrics.append(column)
+    return metrics
 
 
 def numbers_of(rows: Sequence[dict], column: str) -> list[float]:
@@ -212,16 +214,20 @@ def averages(rows: Sequence[dict]) -> dict:
     return {"mean": mean, "intervals": intervals}
 
 
+def without_notes(row: dict) -> dict:
+    """Return the results in a row of baselines.csv."""
+    return {column: value for column, value in row.items() if column not in BASELINE_NOTES}
+
+
 def baseline_averages(rows: Sequence[dict]) -> dict:
     """Return {title: averages} of each baseline that met its budget for at least one image."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        met = groups.setdefault(row["baseline"], [])
+        if "why" not in row:
+            met.append(without_notes(row))
     results = {}
-    for name in dict.fromkeys(row["baseline"] for row in rows):
-        met = []
-        for row in rows:
-            if row["baseline"] == name and "why" not in row:
-                met.append(
-                    {column: value for column, value in row.items() if column not in BASELINE_NOTES}
-                )
+    for name, met in groups.items():
         if met:
             results[BASELINE_TITLES.get(name, name)] = {"images": len(met), **averages(met)}
     return results
@@ -237,10 +243,7 @@ def read_run(folder: Path) -> RunResult:
         rows = read_csv(folder / "results.csv") if summary["images"] else []
         settings = read_json(folder / "settings.json", missing={})
         made = read_json(folder / "made.json", missing={})
-        lacking = [name for name in ("method", "dataset") if name not in summary]
-        lacking += [name for name in ("name", "bytes", "bpp") if rows and name not in rows[0]]
-        if lacking:
-            raise KeyError(f"no {', '.join(lacking)}")
+        _check_complete(summary, rows)
     except OSError as error:
         cure = "eval_PIC.py and eval_PICS.py make runs"
         raise NoRunError(f"{folder} is no run: {error.filename} cannot be read; {cure}") from error
@@ -265,6 +268,19 @@ def read_run(folder: Path) -> RunResult:
         settings,
         made,
     )
+
+
+def _check_complete(summary: dict, rows: list[dict]) -> None:
+    """Raise KeyError, with what is lacking, if the report could not use a summary or its rows."""
+    lacking = []
+    for name in ("method", "dataset"):
+        if name not in summary:
+            lacking.append(name)
+    for name in ("name", "bytes", "bpp"):
+        if rows and name not in rows[0]:
+            lacking.append(name)
+    if lacking:
+        raise KeyError(f"no {', '.join(lacking)}")
 
 
 def _baseline(results: dict) -> dict:

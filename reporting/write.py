@@ -62,10 +62,10 @@ def write_report(
     if rows:
         summary |= averages([without_costs(row) for row in rows])
         summary["cost"] = averages([costs_of(row) for row in rows])
-        values = {
-            name: value for name, value in (over_set or {}).items() if value.value is not None
-        }
-        summary["set"] = {name: value._asdict() for name, value in values.items()}
+        summary["set"] = {}
+        for name, value in (over_set or {}).items():
+            if value.value is not None:
+                summary["set"][name] = value._asdict()
         summary["not_available"] = _without_values(rows, summary["mean"]) | (not_available or {})
         write(folder / "results.csv", csv_file(rows))
         write(folder / "results.jsonl", json_lines(records))
@@ -81,10 +81,12 @@ def write_report(
 
 def _without_values(rows: list[dict], mean: dict) -> dict[str, str]:
     """Return the columns that have no value for any image; why is not known here."""
-    columns = [
-        name for name in columns_of(rows) if name not in TEXTS and not name.startswith(COSTS)
-    ]
-    return {name: "" for name in columns if name not in mean}
+    reasons = {}
+    for name in columns_of(rows):
+        is_result = name not in TEXTS and not name.startswith(COSTS)
+        if is_result and name not in mean:
+            reasons[name] = ""
+    return reasons
 
 
 def made_by() -> dict:

@@ -25,7 +25,7 @@ import eval_PICS
 import pics
 from benchmarks import conditions
 from common import weights
-from evaluation import loop, setup
+from evaluation import setup
 from reporting.rows import COSTS
 
 ROOT = Path(__file__).parent.parent

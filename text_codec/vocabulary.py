@@ -83,11 +83,11 @@ def printable_ids(tokenizer) -> list[int]:
         [[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False
     )
     special = set(tokenizer.all_special_ids)
-    return [
-        token_id
-        for token_id, text in enumerate(texts)
-        if token_id not in special and _is_printable(text)
-    ]
+    printable = []
+    for token_id, text in enumerate(texts):
+        if token_id not in special and _is_printable(text):
+            printable.append(token_id)
+    return printable
 
 
 def _is_printable(text: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from common.files import write
+from common.files import load_image, write
 
 SHORT_SIDE = 256
 LONG_SIDE = 384  # at most
@@ -33,27 +33,27 @@ def is_validation(name: str) -> bool:
     return number < VALIDATION_FRACTION * 2**32
 
 
-def read_images(source: Path) -> Iterator[tuple[str, Image.Image]]:
+def read_images(source: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (file name, image) from tar shards and single files below `source`."""
     for path in sorted(source.rglob("*")):
         if path.suffix == ".tar":
             yield from read_shard(path)
         elif path.suffix.lower() in SUFFIXES:
-            yield path.name, Image.open(path)
+            yield path.name, load_image(path)
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, Image.Image]]:
+def read_shard(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (file name, image) from a tar file."""
     with tarfile.open(path) as shard:
         for member in shard:
             if Path(member.name).suffix.lower() in SUFFIXES:
                 content = shard.extractfile(member).read()
-                yield member.name, Image.open(io.BytesIO(content))
+                yield member.name, load_image(io.BytesIO(content))
 
 
-def fit(image: Image.Image) -> np.ndarray:
+def fit(pixels: np.ndarray) -> np.ndarray:
     """Return uint8 RGB (H, W, 3), short side 256, long side cropped to at most 384."""
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = Image.fromarray(pixels)
     scale = SHORT_SIDE / min(image.size)
     width, height = (max(SHORT_SIDE, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS)

@@ -64,7 +64,7 @@ def augment(
 
 
 def random_batch(training: list, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Return BATCH random squares of pairs: images (N, H, W, 3) and edges (N, H, W), see `augment`."""
+    """Return BATCH squares by `augment` of random pairs: images (N, H, W, 3), edges (N, H, W)."""
     images, edges = [], []
     for _ in range(BATCH):
         image, boundaries = augment(*rng.choice(training), rng)
