@@ -20,7 +20,7 @@ import bitstream
 import text_codec
 from bitstream import BitstreamError
 from common.device import choose_device
-from common.files import png, write
+from common.files import complain, png, printable, say, write
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
 from evaluation.flags import (
@@ -155,10 +155,12 @@ def each(
     for name in names:
         file = target / f"{name}{ending}" if source.is_dir() else target
         try:
-            print(f"{file}: {work(name, file)}")
+            line = work(name, file)
         except (ValueError, OSError, PresetError, UnavailableError) as error:
-            print(f"failed: {name}: {error}", file=sys.stderr)
+            complain(f"failed: {printable(name)}: {error}")
             status = 1
+            continue
+        say(f"{printable(file)}: {line}")
     return status
 
 
@@ -166,17 +168,17 @@ def info(args: argparse.Namespace) -> int:
     """Print what a file holds; the prompt as text if its tokenizer can be had."""
     data = read_file(args.file)
     stream = bitstream.unpack(data)
-    print(f"file      {args.file}, {len(data)} bytes, version {bitstream.VERSION}")
-    print(f"preset    {writer_of(stream.fingerprint)} (fingerprint {stream.fingerprint:04x})")
-    print(f"source    {stream.source_width}x{stream.source_height}")
+    say(f"file      {printable(args.file)}, {len(data)} bytes, version {bitstream.VERSION}")
+    say(f"preset    {writer_of(stream.fingerprint)} (fingerprint {stream.fingerprint:04x})")
+    say(f"source    {stream.source_width}x{stream.source_height}")
     bpp = bitstream.bits_per_pixel(data, stream.height, stream.width)
-    print(f"coded     {stream.width}x{stream.height}, {bpp:.5f} bpp")
-    print(f"seed      {stream.seed}")
+    say(f"coded     {stream.width}x{stream.height}, {bpp:.5f} bpp")
+    say(f"seed      {stream.seed}")
     for layer, count in bitstream.layer_sizes(stream).items():
-        print(f"{layer:9} {count} bytes")
+        say(f"{layer:9} {count} bytes")
     if stream.text is not None:
-        print(f"prompt    {shown_prompt(stream)}")
-        print(f"sent as   {text_codec.coding(stream.text)}")
+        say(f"prompt    {printable(shown_prompt(stream))}")
+        say(f"sent as   {text_codec.coding(stream.text)}")
     return 0
 
 
@@ -201,12 +203,12 @@ def drop(args: argparse.Namespace) -> int:
         raise BitstreamError(f"{args.file} has no {args.layer} layer")
     data = bitstream.pack(dataclasses.replace(stream, **{args.layer: None}))
     write(args.smaller, data)
-    print(f"{args.smaller}: {len(data)} bytes")
+    say(f"{printable(args.smaller)}: {len(data)} bytes")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0 done, 1 work failed, 2 wrong usage."""
+    """Run one command; 0 done, 1 work failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     args = parse_args(argv)
     commands = {"encode": encode, "decode": decode, "drop": drop, "info": info}
     try:
@@ -219,11 +221,14 @@ def main(argv: list[str] | None = None) -> int:
         OSError,
         ImageError,
     ) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        complain("stopped: what was done is there")
+        return 130
 
 
 if __name__ == "__main__":

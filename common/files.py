@@ -6,13 +6,14 @@ write(Path("copy.png"), png(load_image("photo.jpg")))
 import io
 import json
 import os
+import sys
 import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -223,3 +224,28 @@ def printable(text: str | os.PathLike) -> str:
         else:
             shown.append(character.encode("unicode_escape").decode())
     return "".join(shown)
+
+
+# ---- lines on a terminal
+
+
+def say(text: object) -> None:
+    """Print a line to stdout; a reader that has gone (`| head`) does not end the program."""
+    try:
+        _print(text, sys.stdout)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - it stays open to the end
+
+
+def complain(text: object) -> None:
+    """Print a message to stderr."""
+    with suppress(BrokenPipeError):
+        _print(text, sys.stderr)
+
+
+def _print(text: object, stream: TextIO) -> None:
+    """Print lines; what is not printable, or not in the terminal's encoding, as its escape."""
+    for line in str(text).splitlines():
+        shown = printable(line)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

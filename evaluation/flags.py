@@ -78,7 +78,7 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
         help="maximum bytes of the color layer; 0 disables it (default: the preset's)",
     )
     prompt = flags.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", help="a text that is the prompt of every image")
+    prompt.add_argument("--prompt", type=utf8, help="a text that is the prompt of every image")
     prompt.add_argument(
         "--prompt_from", default="search", choices=SOURCES, help="where prompts come from otherwise"
     )
@@ -155,6 +155,11 @@ def rate(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def utf8(text: str) -> str:
+    """Parse a text of any language, whatever the terminal's locale."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def preset(text: str) -> Preset:
