@@ -57,6 +57,14 @@ FILTERS = {
         megabytes=29,
         license="Apache-2.0",
     ),
+    "hed-bsds500": Filter(
+        "soft edges, as the paper's ControlNet and sketch codecs saw them",
+        filters.hed_bsds500,
+        CONTROLNET,
+        file="network-bsds500.pth",
+        megabytes=59,
+        license="weights of sniklaus/pytorch-hed, whose code is GPL-3.0; fetched, never shipped",
+    ),
     "pidinet": Filter(
         "soft edges",
         filters.pidinet,

@@ -149,6 +149,23 @@ def hed(weights: Weights, device: str) -> Annotator:
     return draw
 
 
+def hed_bsds500(weights: Weights, device: str) -> Annotator:
+    """Return soft edges by HED's network for BSDS500, rounded down as ControlNet did."""
+    import torch
+
+    from annotator.hed import OriginalHED
+
+    network = weights.fill(OriginalHED(), weights.tensors(), device)
+    network = network.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def draw(image: np.ndarray) -> np.ndarray:
+        edges = network(_tensor(image[:, :, ::-1], device))[0, 0]
+        return (edges * 255).clamp(0, 255).byte().cpu().numpy()
+
+    return draw
+
+
 def scribble(weights: Weights, device: str) -> Annotator:
     """Return HED's edges, thinned to their ridges and drawn again with a thick pen, 0 or 255.
 

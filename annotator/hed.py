@@ -77,3 +77,38 @@ class HED(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean of all scales' logits."""
         return torch.stack(self.side_logits(x)).mean(0)
+
+
+class OriginalHED(nn.Module):
+    """HED's published network for BSDS500: images (N, 3, H, W), BGR in 0..255 -> edges in 0..1.
+
+    A learned 1x1 convolution joins the side outputs of five scales. State-dict keys are those of
+    `network-bsds500.pth` (sniklaus/pytorch-hed, from Xie and Tu's Caffe model). ControlNet's first
+    annotator (March 2023) used it: the paper's ControlNet and sketch codecs saw its maps.
+    """
+
+    MEANS = (104.00698793, 116.66876762, 122.67891434)  # of blue, green and red
+    SCALES = ("One", "Two", "Thr", "Fou", "Fiv")
+
+    def __init__(self):
+        super().__init__()
+        inputs = 3
+        for scale, (channels, convolutions) in zip(self.SCALES, FULL, strict=True):
+            layers: list[nn.Module] = [] if scale == "One" else [nn.MaxPool2d(2)]
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+                inputs = channels
+            self.add_module(f"moduleVgg{scale}", nn.Sequential(*layers))
+            self.add_module(f"moduleScore{scale}", nn.Conv2d(channels, 1, 1))
+        self.moduleCombine = nn.Sequential(nn.Conv2d(len(self.SCALES), 1, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the edges (N, 1, H, W)."""
+        size = x.shape[-2:]
+        sides = []
+        x = x - x.new_tensor(self.MEANS).view(1, 3, 1, 1)
+        for scale in self.SCALES:
+            x = getattr(self, f"moduleVgg{scale}")(x)
+            side = getattr(self, f"moduleScore{scale}")(x)
+            sides.append(F.interpolate(side, size, mode="bilinear", align_corners=False))
+        return self.moduleCombine(torch.cat(sides, 1))

@@ -19,6 +19,8 @@ from models_ntc.errors import CodecFileError
 
 MOST_OPERATIONS = 500_000  # the paper's network with its optimizer has 40,000
 MOST_DIMENSIONS = 8
+DAMAGED = "its pickle is damaged"
+OTHER = "it holds something else than dense tensors"
 STORAGES = {
     "torch FloatStorage": torch.float32,
     "torch DoubleStorage": torch.float64,
@@ -83,11 +85,23 @@ class Global:
     name: str
 
 
-def describe(file: BinaryIO) -> object:
+@dataclass(frozen=True)
+class Description:
+    """What a pickle describes.
+
+    content: a nest of dicts with keys of str or int, lists, tuples, str, int, float, bool, None,
+        `StoredTensor`, `Storage` and `Global`. It may contain itself.
+    storages: all that it names, by their keys.
+    """
+
+    content: object
+    storages: dict[str, Storage]
+
+
+def describe(file: BinaryIO) -> Description:
     """Return what a pickle describes; the file's position is behind it afterwards.
 
-    Returns a nest of dicts, lists, tuples, str, int, float, bool, None, `StoredTensor` and
-    `Global`. Raises CodecFileError for operations or names that files of weights do not have, and
+    Raises CodecFileError for operations or names that files of weights do not have, and
     ValueError for a pickle that is cut off.
     """
     machine = _Machine()
@@ -98,32 +112,33 @@ def describe(file: BinaryIO) -> object:
         if step is None:
             raise CodecFileError(f"its pickle has {operation.name}, which weights do not need")
         step(machine, argument)
-    return machine.pop()
+    return Description(machine.pop(), machine.storages)
 
 
 class _Machine:
-    """The stack, the marks on it and the memo of a pickle."""
+    """The stack, the marks on it and the memo of a pickle, and the storages seen so far."""
 
     def __init__(self) -> None:
+        self.storages: dict[str, Storage] = {}
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
 
     def pop(self) -> object:
         if not self.stack:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         return self.stack.pop()
 
     def top(self, kind: type) -> object:
         """Return the object on top, which must be of a type."""
         if not self.stack or type(self.stack[-1]) is not kind:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         return self.stack[-1]
 
     def pop_marked(self) -> list:
         """Return all objects above the last mark."""
         if not self.marks:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
@@ -146,7 +161,7 @@ class _Machine:
 
     def get(self, number: int) -> None:
         if number not in self.memo:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         self.push(self.memo[number])
 
     def append(self, _: object) -> None:
@@ -165,7 +180,7 @@ class _Machine:
     def set_marked(self, _: object) -> None:
         items = self.pop_marked()
         if len(items) % 2:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._set(key, value)
 
@@ -186,9 +201,9 @@ class _Machine:
         self.pop()
         made = CALLS.get(self.top(Global).name)
         if made is None:
-            raise CodecFileError("its pickle is damaged")
+            raise CodecFileError(DAMAGED)
         self.pop()
-        self.push(made(*arguments) if len(arguments) < 8 else None)
+        self.push(made(*arguments))
 
     def build(self, _: object) -> None:
         """Drop the attributes of an OrderedDict: `_metadata`, which state dicts have."""
@@ -196,7 +211,10 @@ class _Machine:
         self.top(dict)
 
     def load_storage(self, _: object) -> None:
-        self.push(_storage(self.pop()))
+        storage = _storage(self.pop())
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise CodecFileError(DAMAGED)
+        self.push(storage)
 
 
 def _is_constant(name: str) -> bool:
@@ -212,7 +230,7 @@ def _storage(identity: object) -> Storage:
             name in STORAGES and count >= 0 and not any(views)
         ):
             return Storage(STORAGES[name], key, count)
-    raise CodecFileError("it holds something else than dense tensors")
+    raise CodecFileError(OTHER)
 
 
 def _tensor(
@@ -224,9 +242,9 @@ def _tensor(
 ) -> StoredTensor:
     """Return what torch._utils._rebuild_tensor_v2 would make of these arguments."""
     if not isinstance(storage, Storage) or not _are_numbers((offset,)):
-        raise CodecFileError("it holds something else than dense tensors")
+        raise CodecFileError(OTHER)
     if not _are_numbers(shape) or not _are_numbers(strides) or len(shape) != len(strides):
-        raise CodecFileError("it holds something else than dense tensors")
+        raise CodecFileError(OTHER)
     tensor = StoredTensor(storage, offset, shape, strides)
     if offset + tensor.reach > storage.count or tensor.count > storage.count:
         raise CodecFileError(
@@ -248,11 +266,11 @@ def _parameter(tensor: object = None, *_: object) -> object:
 
 def _dict(*items: object) -> dict:
     if items:
-        raise CodecFileError("it holds something else than weights")
+        raise CodecFileError(OTHER)
     return {}
 
 
-def _size(sides: object = ()) -> object:
+def _size(sides: object = (), *_: object) -> object:
     return sides
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from annotator import FILTERS, load_annotator, table
 from annotator.filters import ADE20K_GRAYS
-from annotator.hed import FULL, HED, TINY, blocks_of
+from annotator.hed import FULL, HED, TINY, OriginalHED, blocks_of
 from common.weights import UnavailableError
 from metrics import edge_f1
 
@@ -73,6 +73,42 @@ def test_hed_reads_a_published_style_file(tmp_path, photo):
     sketch = load_annotator(f"hed:{tmp_path / 'ControlNetHED.pth'}")(picture)
     assert np.array_equal(load_annotator(f"hed:{tmp_path}")(picture), sketch)
     assert np.abs(sketch.astype(int) - plain_hed(weights, picture)).max() <= 1
+
+
+def test_hed_bsds500_is_its_published_network(tmp_path, photo):
+    """The 38 tensors of the published file, and ControlNet's first annotator written out."""
+    torch.manual_seed(0)
+    weights = OriginalHED().state_dict()
+    assert len(weights) == 38 and weights["moduleCombine.0.weight"].shape == (1, 5, 1, 1)
+    for name in weights:  # else all edges are alike
+        weights[name] = weights[name] * (3 if "Score" in name or "Combine" in name else 1.6)
+    torch.save(weights, tmp_path / "network-bsds500.pth")
+    image = photo[0][:96, :128]
+    sketch = load_annotator(f"hed-bsds500:{tmp_path / 'network-bsds500.pth'}")(image)
+    assert np.abs(sketch.astype(int) - plain_hed_bsds500(weights, image)).max() <= 1
+    assert sketch.shape == (96, 128) and sketch.std() > 1
+
+
+def plain_hed_bsds500(weights: dict, image: np.ndarray) -> np.ndarray:
+    """BGR, means subtracted, VGG's five blocks, their scores enlarged and joined, rounded down."""
+    means = torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(3, 1, 1)
+    x = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float() - means
+    x, sides = x[None], []
+    for scale, convolutions in (("One", 2), ("Two", 2), ("Thr", 3), ("Fou", 3), ("Fiv", 3)):
+        first = 0 if scale == "One" else 1
+        x = x if scale == "One" else F.max_pool2d(x, 2, 2)
+        for number in range(convolutions):
+            key = f"moduleVgg{scale}.{first + 2 * number}"
+            x = F.relu(F.conv2d(x, weights[f"{key}.weight"], weights[f"{key}.bias"], padding=1))
+        side = F.conv2d(
+            x, weights[f"moduleScore{scale}.weight"], weights[f"moduleScore{scale}.bias"]
+        )
+        size = image.shape[:2]
+        sides.append(F.interpolate(side, size=size, mode="bilinear", align_corners=False))
+    joined = F.conv2d(
+        torch.cat(sides, 1), weights["moduleCombine.0.weight"], weights["moduleCombine.0.bias"]
+    )
+    return (torch.sigmoid(joined)[0, 0].numpy() * 255).clip(0, 255).astype(int)
 
 
 def plain_hed(weights: dict, picture: np.ndarray) -> np.ndarray:

@@ -1,0 +1,92 @@
+"""The networks by name, their sizes, and the number formats in which codec files store them.
+
+    net = new_network("sketch")
+    shapes = expected_tensors("cheng2020-attn", {"N": 192})  # takes no memory
+"""
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models_ntc.limits import MODEL
+from models_ntc.sketch_hyperprior import (
+    DECODER_PARTS,
+    WEIGHT_BITS,
+    SketchHyperprior,
+    SketchHyperpriorConfig,
+)
+from models_ntc.zoo import ARCHITECTURES, zoo_sizes
+
+ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
+
+
+def new_network(model: str, sizes: dict | None = None) -> nn.Module:
+    """Return an untrained network.
+
+    model: "sketch" or a key of zoo.ARCHITECTURES; ValueError for any other.
+    sizes: keyword arguments of the network, as a codec file has them.
+    """
+    sizes = sizes or {}
+    if model == MODEL:
+        return SketchHyperprior(SketchHyperpriorConfig(**sizes))
+    if model not in ARCHITECTURES:
+        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[model](**sizes)
+
+
+def expected_tensors(model: str, sizes: dict) -> dict[str, Tensor]:
+    """Return the state dict of `new_network` with shapes and dtypes but without memory."""
+    with FakeTensorMode():
+        return new_network(model, sizes).state_dict()
+
+
+def sizes_of(net: nn.Module) -> dict:
+    """Return the keyword arguments that make a network of the same shape."""
+    if isinstance(net, SketchHyperprior):
+        return vars(net.config)
+    return zoo_sizes(net)
+
+
+def stored_dtypes(model: str, name: str, dtype: torch.dtype) -> tuple[torch.dtype, ...]:
+    """Return the formats in which `packed` may store a tensor of the state dict.
+
+    dtype: its format in the network.
+    """
+    part = name.split(".")[0]
+    if model == MODEL and part in DECODER_PARTS:
+        return torch.int16, torch.int32
+    if model == MODEL and part in ENCODER_PARTS:
+        return (torch.float16,)
+    return (dtype,)
+
+
+def packed(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict as it is stored: in number formats no larger than needed."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    if isinstance(net, SketchHyperprior):
+        for name, value in state.items():
+            part = name.split(".")[0]
+            if part in DECODER_PARTS:
+                state[name] = numerators(value)
+            elif part in ENCODER_PARTS:
+                state[name] = value.half()
+    return state
+
+
+def numerators(value: Tensor) -> Tensor:
+    """Return `value` in units of 2^-WEIGHT_BITS, rounded: int16 if all of it fits, else int32."""
+    rounded = value.double().mul(2.0**WEIGHT_BITS).round()
+    dtype = torch.int16 if rounded.abs().max() < 2**15 else torch.int32
+    return rounded.to(dtype)
+
+
+def unpacked(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Return the float32 state dict of a stored one; integer tables stay as they are."""
+    if isinstance(net, SketchHyperprior):
+        for name, value in state.items():
+            part = name.split(".")[0]
+            if part in DECODER_PARTS:
+                state[name] = value.float() / 2**WEIGHT_BITS
+            elif part in ENCODER_PARTS:
+                state[name] = value.float()
+    return state
