@@ -6,8 +6,8 @@ Writes OUT/train/NAME.png and OUT/test/NAME.png, and with --valid OUT/valid/NAME
 edge, at the coded size. With several short sides the names are NAME_256.png and NAME_512.png. An
 image's split depends only on the hash of its name, a sketch only on its image and the annotator,
 not on the number of workers. Existing sketches are skipped, so a stopped run can be resumed, and it
-ends with the same files. OUT/settings.json prevents a mix of different settings. The last line on
-stdout is a JSON summary.
+ends with the same files. OUT/settings.json prevents a mix of different settings, OUT/.lock a second
+run at the same time. The last line on stdout is a JSON summary.
 """
 
 import argparse
@@ -17,17 +17,21 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from annotator import split_name, table
 from common import files
+from common.files import complain, printable, say
 from common.weights import UnavailableError
+from evaluation.lock import locked, remove_temporary
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = ("dataset", "sketch_type", "short_side", "valid", "test")  # what decides the files
 MOST_WORKERS = 4  # by default
+MAX_SETTINGS_BYTES = 1 << 20
 IMAGES_PER_WORKER = 32  # at least; a worker takes seconds to start
 
 
@@ -117,25 +121,29 @@ def splits(names: Sequence[str], test: float, valid: float = 0.0) -> dict[str, s
 
 
 def claim(out: Path, args: argparse.Namespace) -> None:
-    """Make the folders, or resume in them. Only one run at a time may write to a folder.
+    """Make the folders, or resume in them; this process has the lock.
 
     Raises ValueError if they hold sketches of other settings.
     """
+    from reporting.reading import read_object
+    from reporting.schema import anything, table
+
     settings = {"data_root": str(Path(args.data_root).resolve())}
     for name in SETTINGS:
         settings[name] = getattr(args, name)
     file = out / "settings.json"
-    if file.exists():
-        compare_settings(files.read_json(file), settings, out)
+    if os.path.lexists(file):
+        before = read_object(file, table(anything), MAX_SETTINGS_BYTES)
+        compare_settings(before, settings, out)
     elif any(any((out / split).glob("*")) for split in SPLITS):
         raise ValueError(
-            f"{out} holds pictures that no settings.json speaks of: choose another --out"
+            f"{printable(out)} holds pictures that no settings.json speaks of: choose another --out"
         )
     for split in SPLITS:
         if split != "valid" or args.valid:
             (out / split).mkdir(parents=True, exist_ok=True)
-    for unfinished in out.glob("*/.*.tmp"):  # of a killed run; a training would read it
-        unfinished.unlink()
+        if (out / split).is_dir():
+            remove_temporary(out / split)  # a training would read it
     files.write(file, json.dumps(settings, indent=1).encode())
 
 
@@ -146,8 +154,10 @@ def compare_settings(before: dict, settings: dict, out: Path) -> None:
         if before.get(name) != value:
             differing.append(f"{name} {before.get(name)} -> {value}")
     if differing:
+        differences = printable("; ".join(differing))[:1000]
         raise ValueError(
-            f"{out} holds sketches of other settings ({'; '.join(differing)}): choose another --out"
+            f"{printable(out)} holds sketches of other settings ({differences}): "
+            "choose another --out"
         )
 
 
@@ -247,10 +257,11 @@ def quiet_worker(number: int) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
-def prepare(args: argparse.Namespace) -> tuple[int, Drawing]:
-    """Return the number of images, and the jobs that are left.
+def prepare(args: argparse.Namespace, held: ExitStack) -> tuple[int, Drawing]:
+    """Lock the folder until `held` is closed; return the number of images, and the jobs left.
 
-    Raises ValueError for wrong usage, UnavailableError if the annotator cannot be loaded.
+    Raises ValueError for wrong usage, UnavailableError if the annotator cannot be loaded, OSError
+    (LockError: another run has the folder).
     """
     from annotator import load_annotator
     from common.device import choose_device
@@ -261,6 +272,7 @@ def prepare(args: argparse.Namespace) -> tuple[int, Drawing]:
     samples = load_samples(args.data_root, args.dataset, args.short_side[0])
     out = Path(args.out)
     device = choose_device("cuda" if args.cuda else "cpu")
+    held.enter_context(locked(out))
     claim(out, args)
     jobs = missing_sketches(samples.names, samples.paths, out, args)
     if jobs:
@@ -298,18 +310,19 @@ def main(argv: list[str] | None = None) -> int:
     after Ctrl-C.
     """
     args = parse_args(argv)
-    try:
-        images, drawing = prepare(args)
-    except ValueError as error:
-        print(f"generate_sketches.py: {error}", file=sys.stderr)
-        return 2
-    except (UnavailableError, OSError) as error:
-        print(f"generate_sketches.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    failed, ended = run(drawing, images, args.workers or useful_workers(len(drawing)))
-    print_summary(args.out, images, drawing.jobs, failed, ended)
+    with ExitStack() as held:  # the lock of the folder
+        try:
+            images, drawing = prepare(args, held)
+        except ValueError as error:
+            complain(f"generate_sketches.py: {error}")
+            return 2
+        except (UnavailableError, OSError) as error:
+            complain(f"generate_sketches.py: {error}")
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        failed, ended = run(drawing, images, args.workers or useful_workers(len(drawing)))
+        print_summary(args.out, images, drawing.jobs, failed, ended)
     if ended == "stopped":
         return 130
     return 1 if ended or failed else 0
@@ -320,9 +333,9 @@ def print_summary(
 ) -> None:
     """Print what went wrong on stderr, and the summary on stdout."""
     for name, wrong in failed.items():
-        print(f"failed: {name}: {wrong}", file=sys.stderr)
+        complain(f"failed: {printable(name)}: {wrong}")
     if ended:
-        print(f"{ended}: start it again to go on", file=sys.stderr)
+        complain(f"{ended}: start it again to go on")
     left = 0
     for job in jobs:
         left += sum(not file.exists() for file in job.missing.values())
@@ -332,7 +345,7 @@ def print_summary(
         "sketches_left": left,
         "failed": sorted(failed),
     }
-    print(json.dumps(summary))
+    say(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,14 @@ python eval_PICS.py --preset my_models      # a folder with preset.json, see `ge
 
 import dataclasses
 import json
+import math
+import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitstream import MAX_CODED_SIDE
+from common.model_folders import read_json
 from common.weights import is_path
 
 BUNDLE = Path(__file__).resolve().parent / "tiny" / "bundle"
@@ -18,6 +23,54 @@ NEGATIVE_PROMPT = (
 _VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
 _VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
 _BLIP = "Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b"
+MAX_FILE_BYTES = 1_000_000  # of a preset.json
+MAX_SOURCES = 16  # of one model
+MAX_CHARACTERS = 1000  # of a string
+SIDE_STEP = 64  # pixels; every coded side is a multiple
+# Classes of diffusers that sample from Stable Diffusion and its kin.
+SAMPLERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "IPNDMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+# Every number of a row: the least and the greatest value. No other is taken, nor NaN.
+RANGES = {
+    "number": (0, 15),
+    "lam_sketch": (0.0001, 100),
+    "short_side": (SIDE_STEP, MAX_CODED_SIDE),
+    "steps": (1, 1000),
+    "guidance": (0, 100),
+    "prompt_len": (1, 256),
+    "prompt_steps": (1, 1_000_000),
+    "color_bytes": (0, 1000),
+    "color_strength": (0, 1),
+    "control_scale": (0, 100),
+    "prompt_bits": (0, 16),
+    "prompt_lr": (0, 1000),
+    "prompt_weight_decay": (0, 1000),
+    "candidates": (1, 1000),
+}
+LEAST_ABOVE_0 = {"color_bytes": 8, "prompt_bits": 5}  # where 0 stands for "none"
+_repr = reprlib.Repr()  # for messages: values shortened, on one line
+_repr.maxstring = _repr.maxlong = _repr.maxother = 60
 
 
 class PresetError(Exception):
@@ -63,6 +116,65 @@ class Preset:
     candidates: int = 4  # reconstructions that the encoder generates; it sends the seed of the best
     captioner: tuple[str, ...] = (_BLIP,)  # describes images; loaded only when asked for
     judge: tuple[str, ...] = ()  # CLIPModel of the metric clip_judge; loaded only when asked for
+
+    def __post_init__(self):
+        """Raise PresetError for a value that no preset can have."""
+        for field in dataclasses.fields(self):
+            reason = _objection(field.name, getattr(self, field.name))
+            if reason:
+                shown = _repr.repr(getattr(self, field.name))
+                raise PresetError(f"{field.name} is {shown}: it must be {reason}")
+
+
+def block_side(control: str) -> int:
+    """Parse a preset's `control`: return F of "space to depth F", 0 for "picture".
+
+    Raises ValueError if it is neither.
+    """
+    if control == "picture":
+        return 0
+    match = re.fullmatch(r"space to depth ([1-9][0-9]{0,2})", control)
+    side = int(match[1]) if match else 0
+    if side == 0 or side % 8:
+        raise ValueError(
+            f'control is {_repr.repr(control)}: it must be "picture" or "space to depth F", '
+            "F a multiple of 8"
+        )
+    return side
+
+
+def _objection(name: str, value: object) -> str:
+    """Return what a value of a row must be if it is not that, otherwise ""."""
+    if name in RANGES:
+        return _number_objection(name, value)
+    if isinstance(value, tuple):
+        sizes = [len(source) for source in value]
+        if len(value) <= MAX_SOURCES and max(sizes, default=0) <= 4 * MAX_CHARACTERS:
+            return ""
+        return f"at most {MAX_SOURCES} sources of {4 * MAX_CHARACTERS} characters"
+    if len(value) > MAX_CHARACTERS or not (name == "name" or value.isprintable()):
+        return f"at most {MAX_CHARACTERS:,} printable characters"
+    if name in ("sampler", "sketch_sampler") and value not in SAMPLERS:
+        return f"one of {', '.join(SAMPLERS)}"
+    if name == "sketch_codec" and not re.fullmatch(r"[\w-]+", value):
+        return "the name of a file in models_ntc/, without .safetensors"
+    if name == "control":
+        try:
+            block_side(value)
+        except ValueError:
+            return '"picture" or "space to depth F", F a multiple of 8'
+    return ""
+
+
+def _number_objection(name: str, value: float) -> str:
+    """Return what a number of a row must be if it is not that, otherwise ""."""
+    low, high = RANGES[name]
+    above_0 = LEAST_ABOVE_0.get(name, 0)
+    if not low <= value <= high or 0 < value < above_0:
+        return f"0, or {above_0} to {high:,}" if above_0 else f"{low:,} to {high:,}"
+    if name == "short_side" and value % SIDE_STEP:
+        return f"a multiple of {SIDE_STEP}"
+    return ""
 
 
 _PAPER = {
@@ -144,20 +256,25 @@ def get_preset(name_or_folder: str | Path) -> Preset:
     exists relative to the folder is taken from there; anything else is a hub id or an absolute
     path. The row gets the folder's name and the number 0.
 
-    Raises PresetError if there is no such row, folder or field.
+    Raises PresetError if there is no such row, folder or field, or for a value that it cannot have.
     """
     if str(name_or_folder) in PRESETS:
         return PRESETS[str(name_or_folder)]
-    folder = Path(name_or_folder).expanduser()
-    file = folder / "preset.json"
-    if file.is_file():
-        return _from_json(file)
-    if folder.is_dir():
+    try:
+        folder = Path(name_or_folder).expanduser()
+        file = folder / "preset.json"
+        if file.is_file():
+            return _from_json(file)
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # no name of a folder
+        reason = getattr(error, "strerror", None) or error
+        raise PresetError(f"preset {_repr.repr(str(name_or_folder))}: {reason}") from error
+    if is_folder:
         raise PresetError(
             f'{folder} holds no preset.json; the least it may say is {{"base": "tiny"}}'
         )
     raise PresetError(
-        f"unknown preset {str(name_or_folder)!r}: "
+        f"unknown preset {_repr.repr(str(name_or_folder))}: "
         f"choose {', '.join(PRESETS)}, or a folder with preset.json"
     )
 
@@ -192,22 +309,32 @@ def cure(preset: str) -> str:
 def _from_json(file: Path) -> Preset:
     """Return the row that a preset.json describes. Raises PresetError."""
     try:
-        changes = json.loads(file.read_text(encoding="utf-8"))
+        changes = read_json(file, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise PresetError(f"{file} cannot be read: {error}") from error
-    if not isinstance(changes, dict) or changes.get("base") not in PRESETS:
+    base = changes.pop("base", None) if isinstance(changes, dict) else None
+    if not isinstance(base, str) or base not in PRESETS:
         raise PresetError(f'{file} must be an object with "base", one of {", ".join(PRESETS)}')
-    base = PRESETS[changes.pop("base")]
+    _check_names(file, list(changes))
+    values = {}
+    for name, value in changes.items():
+        values[name] = _field_value(file, name, value, getattr(PRESETS[base], name))
+    try:
+        name = file.parent.resolve().name
+        return dataclasses.replace(PRESETS[base], name=name, number=0, **values)
+    except PresetError as error:
+        raise PresetError(f"{file}: {error}") from error
+
+
+def _check_names(file: Path, names: list[str]) -> None:
+    """Raise PresetError if a preset.json names fields that it cannot set."""
     settable = [field.name for field in dataclasses.fields(Preset)]
     settable.remove("name")
     settable.remove("number")
-    unknown = [name for name in changes if name not in settable]
+    unknown = [name for name in names if name not in settable]
     if unknown:
-        raise PresetError(f"{file}: unknown {', '.join(unknown)}; it may set {', '.join(settable)}")
-    values = {}
-    for name, value in changes.items():
-        values[name] = _field_value(file, name, value, getattr(base, name))
-    return dataclasses.replace(base, name=file.parent.resolve().name, number=0, **values)
+        shown = ", ".join(map(_repr.repr, unknown[:3]))
+        raise PresetError(f"{file}: unknown {shown}; it may set {', '.join(settable)}")
 
 
 def _field_value(file: Path, name: str, value: object, like: object) -> object:
@@ -218,19 +345,29 @@ def _field_value(file: Path, name: str, value: object, like: object) -> object:
     if isinstance(like, tuple):
         return _sources(file, name, value)
     if isinstance(like, float) and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < 2**53 else math.inf
     if type(value) is not type(like):
-        raise PresetError(f"{file}: {name} must be {type(like).__name__}, not {value!r}")
+        raise PresetError(f"{file}: {name} must be {type(like).__name__}, not {_repr.repr(value)}")
     return value
 
 
 def _sources(file: Path, name: str, value: object) -> tuple[str, ...]:
     """Return the sources of a model: one string, or a list of them."""
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list) and value and all(isinstance(source, str) for source in value):
-        return tuple(_resolve(file.parent, source) for source in value)
-    raise PresetError(f"{file}: {name} must be a string or a list of strings, not {value!r}")
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not given or not all(map(_is_source, given)):
+        raise PresetError(
+            f"{file}: {name} must be a string or a list of strings, not {_repr.repr(value)}"
+        )
+    try:
+        return tuple(_resolve(file.parent, source) for source in given)
+    except (OSError, RuntimeError, ValueError) as error:  # no path
+        reason = f"{_repr.repr(value)} cannot be found: {type(error).__name__}"
+        raise PresetError(f"{file}: {name}: {reason}") from error
+
+
+def _is_source(value: object) -> bool:
+    """Return whether a value may be a path or a hub id."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_CHARACTERS and value.isprintable()
 
 
 def _resolve(folder: Path, source: str) -> str:

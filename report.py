@@ -7,12 +7,17 @@ One run: index.html in its folder, self-contained. Several: a folder (--output) 
 shows the same images side by side, a rate-distortion curve for each metric (PNG for light and dark
 pages, PDF) and curves.csv; its pictures stay in the runs' folders. The last line on stdout is JSON
 and names the page.
+
+A run may be a stranger's: its files are read only if they are regular files of what a run writes,
+and the page loads nothing from elsewhere.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+
+from common.files import complain, printable, say, write
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -36,28 +41,34 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page of one run or the comparison of several; 0 done, 1 failed, 2 wrong usage."""
+    """Write the page of one run or the comparison of several.
+
+    Return 0 if it is done, 1 if it cannot be written, 2 for what is no run, 130 after Ctrl-C.
+    """
     args = parse_args(argv)
-    from reporting.rows import NoRunError
+    from reporting.reading import NoRunError
 
     try:
         page = write_page(args.runs, args.output)
     except NoRunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
-    print(json.dumps({"page": str(page)}))
+    except KeyboardInterrupt:
+        complain("stopped")
+        return 130
+    say(json.dumps({"page": str(page)}))
     return 0
 
 
 def write_page(folders: list[Path], output: Path | None) -> Path:
     """Write the page and return its path. Raises NoRunError, OSError."""
-    from common.files import write
     from reporting.curves import compare
     from reporting.page import run_page
-    from reporting.rows import NoRunError, read_run
+    from reporting.reading import NoRunError
+    from reporting.runs import read_run
 
     runs = [read_run(folder) for folder in folders]
     if len(runs) == 1:
@@ -65,9 +76,12 @@ def write_page(folders: list[Path], output: Path | None) -> Path:
         write(page, run_page(runs[0]).encode())
         return page
     folder = output or folders[0].resolve().parent / "comparison"
+    if output is None and folder.is_symlink():
+        raise NoRunError(f"{printable(folder)} is a link: name a folder with --output")
     if (folder / "summary.json").exists():
         raise NoRunError(
-            f"--output {folder} holds a run, whose page would be lost: name another folder"
+            f"--output {printable(folder)} holds a run, whose page would be lost: "
+            "name another folder"
         )
     compare(runs, folder)
     return folder / "index.html"

@@ -27,9 +27,12 @@ lambda, which `--lam_sketch FILE@LAMBDA` selects.
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from pathlib import Path
+
+from models_ntc.limits import LAMBDAS
 
 ZOO = (
     "bmshj2018-factorized",
@@ -40,6 +43,7 @@ ZOO = (
     "cheng2020-attn",
 )
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
+LARGEST_SEED = 2**31 - 1
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -122,13 +126,29 @@ def wrong(args: argparse.Namespace) -> str:
         )
     if args.checkpoint and not Path(args.checkpoint).is_file():
         return f"no checkpoint at {args.checkpoint}"
+    return wrong_number(args) or (wrong_range(args) if args.lambda_range else "")
+
+
+def wrong_number(args: argparse.Namespace) -> str:
+    """Return what is wrong with a flag that is a number, or ""."""
     if min(args.epochs, args.batch_size, args.test_batch_size, args.devices) < 1 or args.lmbda <= 0:
         return "--epochs, --batch-size, --test-batch-size, --devices and --lambda must be positive"
     if min(args.seed, args.num_workers, args.picture_every, args.clip_max_norm) < 0:
         return "--seed, --num-workers, --picture_every and --clip_max_norm cannot be negative"
+    if args.seed > LARGEST_SEED:
+        return f"--seed {args.seed}: at most {LARGEST_SEED}"
+    for flag in ("learning-rate", "aux-learning-rate", "clip_max_norm", "max_seconds"):
+        value = getattr(args, flag.replace("-", "_"))
+        if value is not None and not 0 <= value < math.inf:
+            return f"--{flag} {value}: give a finite number that is not negative"
+    if args.max_seconds == 0:
+        return "--max_seconds 0: give a positive number"
+    for lmbda in args.lambda_range or [args.lmbda]:
+        if not LAMBDAS[0] <= lmbda <= LAMBDAS[1]:
+            return f"lambda {lmbda:g}: give {LAMBDAS[0]:g} to {LAMBDAS[1]:g}"
     if args.batch_size % args.devices:
         return f"--batch-size {args.batch_size} cannot be shared evenly by {args.devices} devices"
-    return wrong_range(args) if args.lambda_range else ""
+    return ""
 
 
 def wrong_range(args: argparse.Namespace) -> str:
@@ -151,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         # CompressAI uses a deprecated function of torch.
         warnings.simplefilter("ignore", FutureWarning)
         from models_ntc.measurement import rate_distortion_row
-        from models_ntc.training import train
+        from models_ntc.training_run import train
 
     try:
         result = train(args)
@@ -163,11 +183,18 @@ def main(argv: list[str] | None = None) -> int:
             return 130
         rows = [rate_distortion_row(codec, Path(args.dataset) / "test") for codec in result.codecs]
     except (OSError, ValueError) as error:
-        print(f"train_compressai.py: {error}", file=sys.stderr)
+        print(f"train_compressai.py: {last_line(error)}", file=sys.stderr)
         return 1
     for row in rows:
         print(json.dumps(row))
     return 0
+
+
+def last_line(error: Exception) -> str:
+    """Return an error's message, without the traceback that a worker process puts before it."""
+    kind = type(error)
+    line = str(error).strip().splitlines()[-1:] or [kind.__name__]
+    return line[0].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
 
 
 if __name__ == "__main__":

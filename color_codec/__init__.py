@@ -65,8 +65,11 @@ def enlarge(color: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def identity() -> bytes:
-    """Return the bytes that name the tables, for the stream's fingerprint."""
-    return model.TABLES.read_bytes()
+    """Return the bytes that name the tables, for the stream's fingerprint.
+
+    They are the file's with the line ends of Unix, which Git may have changed.
+    """
+    return model.TABLES.read_bytes().replace(b"\r\n", b"\n")
 
 
 def _check_size(height: int, width: int) -> None:

@@ -31,15 +31,14 @@ def load_tokenizer(preset: Preset) -> CLIPTokenizer:
 
     Raises UnavailableError if no source of it can be loaded.
     """
-    from transformers import CLIPTokenizer
-
+    from common.model_folders import clip_tokenizer, local_folder
     from common.weights import from_mirrors
     from presets import cure
 
     def load(source: str, revision: str | None, local_files_only: bool) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(
-            source, subfolder="tokenizer", revision=revision, local_files_only=local_files_only
-        )
+        local_folder(source)
+        where = {"revision": revision, "local_files_only": local_files_only}
+        return clip_tokenizer(source, subfolder="tokenizer", **where)
 
     what = f"preset {preset.name}: tokenizer"
     return from_mirrors(load, preset.generator, what, cure(preset.name))

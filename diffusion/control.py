@@ -3,7 +3,7 @@
     control_tensor(sketch, "picture")                       # (1, 3, H, W)
     control_tensor(sketch, "space to depth 16", color)      # (1, 270, H/16, W/16)
 
-A preset's `control` names one of two formats, which `block_side` parses:
+A preset's `control` names one of two formats, which `presets.block_side` parses:
 
 - "picture": the sketch as an RGB image, sharpened by 2 as the paper does after decoding, which
   the ControlNets of Stable Diffusion expect. It holds no color map.
@@ -13,31 +13,15 @@ A preset's `control` names one of two formats, which `block_side` parses:
   map. What is absent is 0.
 """
 
-import re
-
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image, ImageEnhance
 
+from presets import block_side
+
 COLOR_SCALE = 8  # pixels of the image to one of its color map, each way
 SHARPNESS = 2.0  # of the paper
-
-
-def block_side(control: str) -> int:
-    """Parse a preset's `control`: return F of "space to depth F", 0 for "picture".
-
-    Raises ValueError if it is neither.
-    """
-    if control == "picture":
-        return 0
-    match = re.fullmatch(r"space to depth (\d+)", control)
-    side = int(match[1]) if match else 0
-    if side == 0 or side % COLOR_SCALE:
-        raise ValueError(
-            f'control is {control!r}: it must be "picture" or "space to depth F", F a multiple of 8'
-        )
-    return side
 
 
 def control_channels(control: str) -> int:

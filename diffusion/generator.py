@@ -20,10 +20,11 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from PIL import Image
 
-from common.weights import from_mirrors
+from common.model_folders import one_error, quietly
+from common.weights import UnavailableError, from_mirrors
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
 from diffusion.image_to_image import ControlFromLatents, TextFromLatents
-from diffusion.loading import load_controlnet, load_pipeline, quietly, weights_name
+from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline, weights_name
 from presets import Preset, PresetError, cure
 
 
@@ -100,9 +101,16 @@ class Generator:
             it; every other model starts from it, by image-to-image of the preset's
             `color_strength`.
 
-        Raises ValueError for ids, sizes or seeds that the model cannot take.
+        Raises ValueError for ids, sizes or seeds that the model cannot take, and for whatever the
+        model raises.
         """
         self._check(seeds, height, width, sketches, colors)
+        with one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
+            images = self._images(prompts, seeds, height, width, sketches, colors)
+        return list((images * 255).round().astype(np.uint8))
+
+    def _images(self, prompts, seeds, height: int, width: int, sketches, colors) -> np.ndarray:
+        """Return what `generate_each` does as float32 (N, H, W, 3) in 0..1."""
         noise = self._noise(seeds, height, width)
         control = self._control(sketches, colors)
         settings = self._settings(prompts, control is not None)
@@ -112,7 +120,7 @@ class Generator:
         else:
             settings |= {"latents": noise, "height": height, "width": width}
             output = self._generate_from_noise(control, settings)
-        return list((output.images * 255).round().astype(np.uint8))
+        return output.images
 
     def _check(self, seeds, height: int, width: int, sketches, colors) -> None:
         """Raise ValueError for sizes that the model cannot take or that do not agree."""
@@ -219,12 +227,12 @@ class Generator:
         name = self.preset.name
         return from_mirrors(load, sources, f"preset {name}: {what}", cure(name))
 
-    @quietly()
+    @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
         pipeline = load_pipeline(source, revision, local_files_only)
         return source, self._with_sampler(pipeline.to(self.device, self.dtype), self.preset.sampler)
 
-    @quietly()
+    @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
         model = load_controlnet(source, revision, local_files_only)
         return source, model.to(self.device, self.dtype, memory_format=torch.channels_last)
@@ -241,6 +249,7 @@ class Generator:
                 f"preset {row.name}: the ControlNet {source} takes {taken} channels, "
                 f'but control "{row.control}" gives {given}: change one of the two'
             )
+        self._sampler(row.sketch_sampler)  # before the first image
         return source, model
 
     def _pipeline(self, kind: type):
@@ -258,11 +267,24 @@ class Generator:
             self._pipelines[kind] = pipeline
         return self._pipelines[kind]
 
-    @staticmethod
-    def _with_sampler(pipeline, sampler: str):
-        pipeline.scheduler = getattr(diffusers, sampler).from_config(pipeline.scheduler.config)
+    def _with_sampler(self, pipeline, name: str):
+        pipeline.scheduler = self._sampler(name, pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _sampler(self, name: str, like=None) -> diffusers.SchedulerMixin:
+        """Return a sampler with the settings of the model's own.
+
+        Raises PresetError if diffusers, in this version, has none of that name or needs a package
+        for it, or if it does not take the settings.
+        """
+        like = like or self._text_pipeline.scheduler
+        try:
+            return getattr(diffusers, name).from_config(like.config)
+        except Exception as error:  # they are a stranger's settings
+            reason = " ".join(str(error).split())
+            what = f"preset {self.preset.name}: sampler {name}"
+            raise PresetError(f"{what}: {type(error).__name__}: {reason}") from error
 
     def _text_conditions(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Return the text embeddings (N, L, D) of the prompts and of the negative prompt."""

@@ -8,8 +8,8 @@ numbers and only reports it; diffusers leaves them on the "meta" device. Both ar
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -18,22 +18,32 @@ import transformers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from common.model_folders import (
+    check_config,
+    check_numbers,
+    check_size,
+    check_transformers,
+    clip_tokenizer,
+    local_folder,
+    one_error,
+)
+
+LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
 HASHED_BYTES = 200_000_000  # the files of larger folders are named by their sizes alone
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Show no progress bars and warnings while a checkpoint is loaded."""
-    libraries = (diffusers_logging, transformers_logging)
-    levels = [logging.get_verbosity() for logging in libraries]
-    for logging in libraries:
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for logging, level in zip(libraries, levels, strict=True):
-            logging.set_verbosity(level)
+TEXT_FILES = (".json", ".md", ".txt")  # that Git may give the line ends of the machine
+MOST_IN_SCHEDULER = 100_000  # of the whole numbers in its configuration
+# The parts of a model and their classes. Others (a safety checker) are named and not loaded.
+PARTS = {
+    "unet": ("diffusers", ("UNet2DConditionModel",)),
+    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")),
+    "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
+    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+}
+NOT_LOADED = (
+    [None, None],
+    ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    ["transformers", "CLIPFeatureExtractor"],  # an older name of an image processor
+)
 
 
 def load_pipeline(
@@ -41,29 +51,35 @@ def load_pipeline(
 ) -> diffusers.StableDiffusionPipeline:
     """Load a text-to-image pipeline on the CPU, in float32 and without a safety checker.
 
-    Raises ValueError if weights are missing, and the errors of the libraries.
+    Its files, classes and sizes are checked before a library makes any of it. Raises ValueError if
+    they are refused or if weights are missing, OSError or ImportError for what cannot be read.
     """
     where = {"revision": revision, "local_files_only": local_files_only}
-    encoder, report = transformers.CLIPTextModel.from_pretrained(
-        source,
-        subfolder="text_encoder",
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **where,
-    )
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    _refuse_missing("text encoder", [*report["missing_keys"], *mismatched])
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-        source,
-        text_encoder=encoder,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        low_cpu_mem_usage=True,
-        **where,
-    )
-    _refuse_missing("unet", _without_data(pipeline.unet))
-    _refuse_missing("vae", _without_data(pipeline.vae))
+    folder = local_folder(source)
+    with one_error("model_index.json"):
+        index = diffusers.StableDiffusionPipeline.load_config(source, **where)
+        check_index(index)
+    _check_parts(index, source, folder, where)
+    encoder = _load_text_encoder(source, where)
+    size = encoder.config.vocab_size
+    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **where)
+    with one_error("scheduler"):
+        kind = getattr(diffusers, index["scheduler"][1])
+        scheduler = kind.from_pretrained(source, subfolder="scheduler", **where)
+    with one_error("unet or vae"):
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            source,
+            text_encoder=encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+            low_cpu_mem_usage=True,
+            **where,
+        )
+    _check_whole(pipeline)
     # One image at a time: less memory, and the same result in any batch.
     pipeline.vae.enable_slicing()
     # The layout in which convolutions compute: a fifth less time.
@@ -75,11 +91,93 @@ def load_controlnet(
     source: str, revision: str | None, local_files_only: bool
 ) -> diffusers.ControlNetModel:
     """Load a ControlNet on the CPU, in float32. Raises as `load_pipeline`."""
-    model = diffusers.ControlNetModel.from_pretrained(
-        source, revision=revision, local_files_only=local_files_only, low_cpu_mem_usage=True
-    )
-    _refuse_missing("network", _without_data(model))
+    where = {"revision": revision, "local_files_only": local_files_only}
+    folder = local_folder(source)
+    with one_error("ControlNet"):
+        _check_model(diffusers.ControlNetModel, source, folder, where)
+        model = diffusers.ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
+        _refuse_missing("network", _without_data(model))
     return model
+
+
+def check_index(index: object) -> None:
+    """Raise ValueError unless a model_index.json names classes of diffusers and transformers alone.
+
+    The loader would import a module of any other name, from the folder if it is there.
+    """
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name", ""), str):
+        raise ValueError('it must be an object whose "_class_name" is the name of one pipeline')
+    for part, named in index.items():
+        if isinstance(named, list) and named not in NOT_LOADED:
+            _check_class(part, named)
+    for part, (library, names) in PARTS.items():
+        named = index.get(part)
+        if named not in [[library, name] for name in names]:
+            raise ValueError(f"{part} is {named}: it must be {library}, {' or '.join(names)}")
+    named = index.get("scheduler")
+    if not isinstance(named, list) or named[0] != "diffusers" or not _is_scheduler(named[1]):
+        raise ValueError(f"scheduler is {named}: it must be a scheduler of diffusers")
+
+
+def _check_class(part: str, named: list) -> None:
+    """Raise ValueError unless `named` is [library, class] of diffusers or transformers."""
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    if len(named) == 2 and all(isinstance(name, str) for name in named):
+        library = libraries.get(named[0])
+        if isinstance(getattr(library, named[1], None), type):
+            return
+    raise ValueError(f"{part} is {named}: it must be a class of diffusers or transformers")
+
+
+def _is_scheduler(name: str) -> bool:
+    return issubclass(getattr(diffusers, name), diffusers.SchedulerMixin)
+
+
+def _check_parts(index: dict, source: str, folder: Path | None, where: dict) -> None:
+    """Raise ValueError if a part's configuration asks for more than its weights."""
+    for part in ("unet", "vae"):
+        with one_error(part):
+            kind = getattr(diffusers, index[part][1])
+            inside = folder and folder / part
+            _check_model(kind, source, inside, where | {"subfolder": part})
+    with one_error("text_encoder"):
+        inside = folder and folder / "text_encoder"
+        kind = transformers.CLIPTextModel
+        check_transformers(kind, source, inside, subfolder="text_encoder", **where)
+    with one_error("scheduler"):
+        kind = getattr(diffusers, index["scheduler"][1])
+        check_numbers(kind.load_config(source, subfolder="scheduler", **where), MOST_IN_SCHEDULER)
+
+
+def _check_model(kind: type, source: str, folder: Path | None, where: dict) -> None:
+    """Check the configuration of a model of diffusers. Raises as `check_size`."""
+    config = kind.load_config(source, **where)
+    check_config(config)
+    check_size(folder, partial(kind.from_config, config))
+
+
+def _load_text_encoder(source: str, where: dict) -> transformers.CLIPTextModel:
+    with one_error("text_encoder"):
+        encoder, report = transformers.CLIPTextModel.from_pretrained(
+            source,
+            subfolder="text_encoder",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **where,
+        )
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    _refuse_missing("text encoder", [*report["missing_keys"], *mismatched])
+    return encoder
+
+
+def _check_whole(pipeline: diffusers.StableDiffusionPipeline) -> None:
+    """Raise ValueError if weights of a pipeline are missing, or if its parts do not fit."""
+    _refuse_missing("unet", _without_data(pipeline.unet))
+    _refuse_missing("vae", _without_data(pipeline.vae))
+    channels = pipeline.unet.config.in_channels
+    latents = pipeline.vae.config.latent_channels
+    if channels != latents:
+        raise ValueError(f"its unet takes {channels} channels, its vae gives {latents}")
 
 
 def _without_data(model: torch.nn.Module) -> list[str]:
@@ -112,7 +210,18 @@ def weights_name(source: str, sources: Sequence[str]) -> str:
         name = path.relative_to(folder).as_posix()
         if any(part.startswith(".") for part in name.split("/")):
             continue  # download caches and the desktop's own files
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        if with_content:
-            digest.update(path.read_bytes())
+        _hash_file(path, name, with_content, digest)
     return digest.hexdigest()
+
+
+def _hash_file(path: Path, name: str, with_content: bool, digest) -> None:
+    """Add a file's name, size and content to a digest; a text as with the line ends of Unix."""
+    text = path.suffix in TEXT_FILES
+    content = path.read_bytes() if text or with_content else b""
+    size = path.stat().st_size
+    if text:
+        content = content.replace(b"\r\n", b"\n")
+        size = len(content)
+    digest.update(f"{name}\0{size}\0".encode())
+    if with_content:
+        digest.update(content)

@@ -1,10 +1,10 @@
 """What is done with each image of a run: encode, decode, measure, write its files."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 import bitstream
 import color_codec
@@ -14,6 +14,7 @@ from dataloaders import ImageError, Sample, Samples
 from evaluation.timing import Stopwatch, peak_memory, reset_peak_memory
 from metrics import MetricSet
 from metrics.baselines import BudgetError, Codec, compress
+from reporting.records import record_file
 from reporting.rows import FAILED, RECORD
 
 FAILURES = (
@@ -96,8 +97,7 @@ class Evaluator:
         for stage, spent in (seconds | self.timer.read()).items():
             record["seconds"][stage] = round(spent, 4)
         record["memory"] = peak_memory(self.device)
-        text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, default_flow_style=None)
-        write(self.folder / f"{sample.name}{RECORD}", text.encode())
+        write(self.folder / f"{sample.name}{RECORD}", record_file(record))
 
     def _write_pictures(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> None:
         pictures = {
@@ -146,6 +146,12 @@ def describe(sample: Sample, encoded: Encoded, decoded: Decoded, values: dict) -
         "coded_size": [width, height],
         "bytes": {**sizes, "total": len(encoded.data)},
         "bpp": {**rates, "total": bitstream.bits_per_pixel(encoded.data, height, width)},
-        "metrics": {**values, "prompt_cosine": round(encoded.cosine, 5)},
-        "scores": [round(score, 4) for score in encoded.scores],
+        "sha256": hashlib.sha256(encoded.data).hexdigest(),
+        "metrics": {**values, "prompt_cosine": _rounded(encoded.cosine, 5)},
+        "scores": [_rounded(score, 4) for score in encoded.scores],
     }
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    """Return a number as a record has it; None if it is not finite."""
+    return round(value, digits) if math.isfinite(value) else None

@@ -13,13 +13,12 @@ import os
 import re
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.files import printable
+from common.files import complain, printable
 
 LOCK = ".lock"  # name of the file
 MAX_LOCK_BYTES = 1 << 20  # over 10,000 processes
@@ -49,15 +48,29 @@ def this_process() -> Owner:
 
 @contextlib.contextmanager
 def locked(folder: Path, owners: Sequence[Owner] = ()) -> Iterator[None]:
-    """Hold the lock of an existing folder for the block.
+    """Make a folder if there is none, and hold its lock for the block.
 
     owners: the processes that share it; this one if none are given.
 
     The lock of processes that are gone is taken over, with a line on stderr; one of another host is
-    not. Raises LockError if another run has the folder, OSError if the file cannot be written.
+    not. A new folder that is empty at the end is removed. Raises LockError if another run has the
+    folder, OSError if the file cannot be written.
     """
-    path = folder / LOCK
-    content = json.dumps(list(owners) or [this_process()]).encode()
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _file(folder / LOCK, list(owners) or [this_process()]):
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _file(path: Path, owners: Sequence[Owner]) -> Iterator[None]:
+    """Have the lock file for the block. Raises as `locked`."""
+    content = json.dumps(owners).encode()
     started = time.monotonic()
     while not _create(path, content):
         found = _read(path)
@@ -123,7 +136,7 @@ def _take_over(path: Path, content: bytes) -> None:
             )
     if _remove(path, content):
         whose = f"process {owners[0].pid}, which" if owners else "a process that"
-        print(f"took over {printable(path)} of {whose} is gone", file=sys.stderr)
+        complain(f"took over {printable(path)} of {whose} is gone")
 
 
 def _owners(path: Path, content: bytes) -> list[Owner]:
@@ -198,8 +211,14 @@ def _state_and_start(pid: int) -> tuple[str, str]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the files of a folder that processes of this host were writing when they ended."""
+    """Remove the files of a folder that processes of this host were writing when they ended.
+
+    This process, which has not begun to write, counts as one that ended.
+    """
     for entry in list(os.scandir(folder)):
         match = TEMPORARY.fullmatch(entry.name)
-        if match and not entry.is_dir(follow_symlinks=False) and not is_running(int(match[1])):
+        if not match or entry.is_dir(follow_symlinks=False):
+            continue
+        pid = int(match[1])
+        if pid == os.getpid() or not is_running(pid):
             Path(entry.path).unlink(missing_ok=True)

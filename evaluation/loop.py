@@ -11,14 +11,15 @@ For each image, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
     <name>_sketch.png         the sketch, and
     <name>_sketch_recon.png   the sketch that the file holds (PICS)
     <name>_color.png          the color map that the file holds, enlarged (if it holds one)
-    <name>_caption.yaml       the record: prompt, seed, bytes and bpp of each layer, metrics,
-                              baselines, seconds, memory
+    <name>_caption.yaml       the record: prompt, seed, bytes and bpp of each layer, the SHA-256 of
+                              the file, metrics, baselines, seconds, memory
     <name>_failed.txt         in place of all these: why the image could not be done
 
 and for the run results.csv, results.jsonl, baselines.csv, summary.json and index.html. Every file
-is written whole or not at all, the record last: an image that has one is not done again, and a run
-that was killed ends, started again, with the results that it would have had. Two runs differ in
-`seconds` and `memory` alone:
+is written whole or not at all, the record last: an image whose record holds is not done again, and
+a run that was killed ends, started again, with the results that it would have had. While a run is
+at work, `.lock` keeps others out of its folder (`lock.py`). Two runs differ in `seconds` and
+`memory` alone:
 
     seconds_<stage>           prompt (search), sketch (annotator), candidates (generating and
                               choosing), coding (sketch and color codec, file), decoding (of the
@@ -35,7 +36,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -43,47 +43,62 @@ from pathlib import Path
 
 import numpy as np
 
+from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_image
 from evaluation.processes import imap_forked, is_rank_0
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
 from presets import PresetError
-from reporting.rows import FAILED, RECORD, append_results, read_records
+from reporting.reading import NoRunError
+from reporting.records import read_records
+from reporting.rows import FAILED, RECORD
+from reporting.tables import append_results
 from reporting.write import write_report
 
 WATCH_SECONDS = 0.5  # between two looks at what the other processes have done
 
 
 def evaluate(args: argparse.Namespace, method: str) -> int:
-    """Run `method` ("PIC" or "PICS") over the images of `args` and return the exit status."""
-    try:
-        run = prepare(args, method)
-    except (PresetError, UnavailableError, OSError) as error:
-        return complain(error, 1)
-    except ValueError as error:
-        return complain(error, 2)
-    except KeyboardInterrupt:
-        return complain("stopped before the first image", 130)
-    try:
-        work(run, args.batch_size)
-        return finish(run) if run.group.is_rank_0 else 0
-    except KeyboardInterrupt:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # launchers send it twice, and the report is to be whole
-        return finish(run, stopped=True) if run.group.is_rank_0 else 130
-    except OSError as error:
-        return complain(error, 1)
-    except BrokenProcessPool:
-        return complain("a worker was killed; out of memory? resume with a smaller --batch_size", 1)
+    """Run `method` ("PIC" or "PICS") over the images of `args`.
+
+    Return 0 if all images are done, 1 if some work failed or another run has the folder, 2 for
+    wrong usage and other settings than the folder's, 130 after Ctrl-C.
+    """
+    with contextlib.ExitStack() as held:  # the lock of the run's folder
+        try:
+            run = prepare(args, method, held)
+        except (PresetError, UnavailableError, OSError) as error:
+            return give_up(error, 1)
+        except ValueError as error:
+            return give_up(error, 2)
+        except KeyboardInterrupt:
+            return give_up("stopped before the first image", 130)
+        try:
+            return work_and_finish(run, args.batch_size)
+        except (OSError, NoRunError) as error:
+            return give_up(error, 1)
+        except BrokenProcessPool:
+            cure = "out of memory? resume with a smaller --batch_size"
+            return give_up(f"a worker was killed; {cure}", 1)
 
 
-def complain(error: object, status: int) -> int:
+def give_up(error: object, status: int) -> int:
     """Print an error once, whatever the number of processes; return the exit status."""
     if is_rank_0():
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
     return status
+
+
+def work_and_finish(run: Run, batch_size: int) -> int:
+    """Do the images and, in rank 0, write the report; return the exit status."""
+    try:
+        work(run, batch_size)
+        return finish(run) if run.group.is_rank_0 else 0
+    except KeyboardInterrupt:
+        # Launchers send it twice, and the report is to be whole.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return finish(run, stopped=True) if run.group.is_rank_0 else 130
 
 
 # ---- the images
@@ -164,13 +179,13 @@ def finish(run: Run, stopped: bool = False) -> int:
     missing = run.before.get("not_available", {}) | run.metrics.unavailable
     summary = write_report(run.folder, run.samples, run.method, failures, set_values, missing)
     for name, reason in failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        complain(f"failed: {printable(name)}: {reason}")
     for name, reason in missing.items():
-        print(f"not available: {name}: {reason}", file=sys.stderr)
+        complain(f"not available: {printable(name)}: {reason}")
     if stopped:
         done = f"{summary['images']} of {len(run.samples)} images are done"
-        print(f"stopped: {done}; start it again to resume", file=sys.stderr)
-    print(json.dumps(summary))
+        complain(f"stopped: {done}; start it again to resume")
+    say(json.dumps(summary))
     if stopped:
         return 130
     return 1 if failures else 0

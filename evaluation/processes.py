@@ -29,6 +29,7 @@ from common.device import choose_device
 
 LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
 
+T = TypeVar("T")
 Part = TypeVar("Part")
 _do: Callable  # what a forked worker does with a part
 
@@ -61,6 +62,14 @@ class ProcessGroup:
             return items
         with self.state.split_between_processes(items) as part:
             return part
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values that all processes give, by rank; each waits for the others."""
+        if self.is_single:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
 
     def barrier(self, folder: Path) -> None:
         """Wait for all processes. Raises OSError if this one cannot see the run's folder."""

@@ -1,8 +1,8 @@
 """What a run does before its first image: check the arguments, load the models, take its folder."""
 
 import argparse
+import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from codec import Encoder
-from common.files import read_json, write
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from evaluation.evaluator import Evaluator
-from evaluation.flags import encoder_config
+from evaluation.flags import encoder_config, utf8
+from evaluation.folder import claim, earlier_summary, take
 from evaluation.processes import ProcessGroup, join, worker_count
 from evaluation.timing import Stopwatch
 from metrics import MetricSet, Tools, Unavailable, is_per_image
 from metrics.baselines import Codec, load_codec
 from prompt_inversion.clip import Clip, load_clip
-from reporting.rows import FAILED, RECORD
 
 SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
 
@@ -40,21 +39,18 @@ class Run:
     before: dict  # summary.json of an earlier start, if nothing is left
 
 
-def prepare(args: argparse.Namespace, method: str) -> Run:
-    """Check the arguments, load the models, take the run's folder.
+def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -> Run:
+    """Check the arguments, take the run's folder until `held` is closed, load the models.
 
-    Raises ValueError, PresetError, UnavailableError, OSError.
+    Raises ValueError, PresetError, UnavailableError, OSError (LockError: another run has the
+    folder).
     """
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
     check_names(samples.names)
     folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
     settings = settings_of(args, method)
-    if not args.overwrite:
-        compare_settings(folder, settings)
-    todo = list(range(len(samples)))
-    if not args.overwrite:
-        todo = [i for i in todo if not (folder / f"{samples.names[i]}{RECORD}").exists()]
     group, timer = join(args.device), Stopwatch()
+    todo = take(held, folder, settings, samples.names, args.overwrite, group)
     encoder, workers = None, 0
     if group.own(todo):
         encoder = Encoder(args.preset, encoder_config(args, method == "PICS"), group.device, timer)
@@ -68,9 +64,10 @@ def prepare(args: argparse.Namespace, method: str) -> Run:
         evaluator = Evaluator(
             folder, encoder, metrics, load_baselines(args, group), timer, group.device
         )
-    before = {} if todo else read_json(folder / "summary.json", missing={})
+    before = {}
     if group.is_rank_0:
-        claim(folder, settings, args.overwrite)
+        before = {} if todo else earlier_summary(folder)
+        claim(folder, settings, [samples.names[i] for i in todo], args.overwrite)
     group.barrier(folder)
     return Run(method, folder, samples, todo, group, evaluator, metrics, workers, before)
 
@@ -103,40 +100,15 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     names += ["prompt_ascending", "prompt_steps", "prompt_seconds", "seed"]
     if method == "PICS":
         names += ["lam_sketch"]
-    settings |= {name: getattr(args, name) for name in names}
+    for name in names:
+        value = getattr(args, name)
+        settings[name] = utf8(value) if isinstance(value, str) else value
     chosen = [name for name in args.metrics if is_per_image(name)]
     return settings | {
         "metrics": ",".join(chosen),
-        "judge": args.judge,
+        "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,
     }
-
-
-def compare_settings(folder: Path, settings: dict) -> None:
-    """Raise ValueError if `folder` holds a run with other settings."""
-    before = read_json(folder / "settings.json", missing=settings)
-    differing = []
-    for name, value in settings.items():
-        if before.get(name) != value:
-            differing.append(f"{name} {before.get(name)} -> {value}")
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(differing)}): "
-            "add --overwrite to do it again, or --output for another place"
-        )
-
-
-def claim(folder: Path, settings: dict, overwrite: bool) -> None:
-    """Make the run's folder, or resume it: what failed is tried again; `overwrite` forgets what is
-    done.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    outdated = [*folder.glob(f"*{FAILED}"), *folder.glob(".*.tmp")]
-    if overwrite:
-        outdated += folder.glob(f"*{RECORD}")
-    for path in outdated:
-        path.unlink()
-    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
 
 
 def workers_for(encoder: Encoder, device: str, batch_size: int) -> int:

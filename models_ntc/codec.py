@@ -1,68 +1,65 @@
-"""Codec files and `SketchCodec`: write, find and load a trained network; code uint8 sketches.
+"""`SketchCodec`: find and load a trained network; code uint8 sketches.
 
     from models_ntc import load_sketch_codec
     payload = load_sketch_codec(0.2).encode(sketch)
 
-A codec file is a safetensors file with the network's state dict, integer coding tables included. In
-files of the network `sketch`, the decoder's weights are integers, multiples of 2^-WEIGHT_BITS, and
-the encoder's are float16. The metadata is
-
-    {"config": JSON of {"model", "lambda", "metric", "sizes"}}.
-
-The payload of a sketch:
+Codec files are read and written in `codec_file`. The payload of a sketch:
 
     height / 64 and width / 64    4 bits each; or a zero byte and a byte each if one is over 15
     the network's own bytes       see SketchHyperpriorCoder and ZooCoder
 """
 
 import hashlib
-import json
-import pickle
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from common.files import write
+from common.files import printable
 from models_ntc.bundled import FOLDER
-from models_ntc.entropy import SketchError
+from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
+from models_ntc.entropy import NotFiniteError, SketchError
+from models_ntc.errors import CodecFileError, refusing
+from models_ntc.networks import new_network
 from models_ntc.sketch_coder import SketchHyperpriorCoder
-from models_ntc.sketch_hyperprior import WEIGHT_BITS, SketchHyperprior, SketchHyperpriorConfig
-from models_ntc.zoo import ARCHITECTURES, ZooCoder, recognize, unwrap, zoo_sizes
+from models_ntc.sketch_hyperprior import SketchHyperprior
+from models_ntc.zoo import ZooCoder
 
-ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
+__all__ = [
+    "CodecFileError",
+    "SketchCodec",
+    "SketchError",
+    "load_file",
+    "load_sketch_codec",
+    "new_network",
+    "save_codec",
+]
+
 MOST_BLOCKS = 4096  # 64x64 squares in one sketch: 16.8 megapixels
 LONG_HEADER = 3  # bytes
-# What the libraries raise on files that are damaged or hold something else.
-LOAD_ERRORS = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-)
 
 
 class SketchCodec:
     """A trained codec, made by `load_sketch_codec`.
 
+    path: the file that it was loaded from.
     name: the file's name without its ending.
     digest: SHA-256 of the weight file, 32 bytes.
     config: {"model", "lambda", "metric", "sizes"}. The lambda is that of the sketches it writes; it
         reads those of all lambdas. Lambda and metric are None if the file does not tell them.
+
+    Its methods raise CodecFileError if the weights give no finite numbers.
     """
 
     def __init__(
-        self, coder: SketchHyperpriorCoder | ZooCoder, name: str, digest: bytes, config: dict
+        self, coder: SketchHyperpriorCoder | ZooCoder, path: Path, digest: bytes, config: dict
     ) -> None:
         self.coder = coder
-        self.name = name
+        self.path = path
+        self.name = path.stem
         self.digest = digest
         self.config = config
 
@@ -96,13 +93,25 @@ class SketchCodec:
         """Return the payload of a sketch, and the latents that the decoder will have."""
         header = blocks_as_bytes(*blocks_of(sketch))
         pixels = torch.from_numpy(sketch.astype(np.float32) / 255)
-        coded, latents = self.coder.encode(rearrange(pixels, "h w -> 1 1 h w"))
+        x = rearrange(pixels, "h w -> 1 1 h w")
+        try:
+            coded, latents = self.coder.encode(x)
+        except NotFiniteError as error:
+            raise self._useless() from error
         return header + coded, latents
 
     def _synthesize(self, latents: Tensor) -> np.ndarray:
         """Return the sketch, uint8 (H, W), of latents."""
         pixels = rearrange(self.coder.synthesize(latents), "1 1 h w -> h w")
+        if not torch.isfinite(pixels).all():
+            raise self._useless()
         return pixels.mul(255).round().to(torch.uint8).numpy()
+
+    def _useless(self) -> CodecFileError:
+        """Return the error of weights that are too large to code with."""
+        return CodecFileError(
+            f"{printable(self.path)} is no {KIND}: its weights give numbers that are not finite"
+        )
 
 
 def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
@@ -148,71 +157,6 @@ def split_blocks(payload: bytes) -> tuple[tuple[int, int], bytes]:
     return (rows, columns), payload[start:]
 
 
-def new_network(model: str, sizes: dict | None = None) -> nn.Module:
-    """Return an untrained network.
-
-    model: "sketch" or a key of zoo.ARCHITECTURES; ValueError for any other.
-    sizes: keyword arguments of the network, as a codec file has them.
-    """
-    sizes = sizes or {}
-    if model == "sketch":
-        return SketchHyperprior(SketchHyperpriorConfig(**sizes))
-    if model not in ARCHITECTURES:
-        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[model](**sizes)
-
-
-def sizes_of(net: nn.Module) -> dict:
-    """Return the keyword arguments that make a network of the same shape."""
-    if isinstance(net, SketchHyperprior):
-        return vars(net.config)
-    return zoo_sizes(net)
-
-
-def packed(net: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict as it is stored: in number formats no larger than needed."""
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    if isinstance(net, SketchHyperprior):
-        for name, value in state.items():
-            part = name.split(".")[0]
-            if part in net.decoder_parts():
-                state[name] = numerators(value)
-            elif part in ENCODER_PARTS:
-                state[name] = value.half()
-    return state
-
-
-def numerators(value: Tensor) -> Tensor:
-    """Return `value` in units of 2^-WEIGHT_BITS, rounded: int16 if all of it fits, else int32."""
-    rounded = value.double().mul(2.0**WEIGHT_BITS).round()
-    dtype = torch.int16 if rounded.abs().max() < 2**15 else torch.int32
-    return rounded.to(dtype)
-
-
-def unpacked(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Return the float32 state dict of a stored one; integer tables stay as they are."""
-    if isinstance(net, SketchHyperprior):
-        for name, value in state.items():
-            part = name.split(".")[0]
-            if part in net.decoder_parts():
-                state[name] = value.float() / 2**WEIGHT_BITS
-            elif part in ENCODER_PARTS:
-                state[name] = value.float()
-    return state
-
-
-def save_codec(
-    net: nn.Module, path: Path, model: str, lmbda: float | None, metric: str | None
-) -> None:
-    """Compute the coding tables of a trained network and write it as a codec file.
-
-    model: its name for `new_network`. lmbda, metric: what it was trained with, for the config.
-    """
-    net.update(force=True)
-    config = {"model": model, "lambda": lmbda, "metric": metric, "sizes": sizes_of(net)}
-    write(path, save(packed(net), {"config": json.dumps(config)}))
-
-
 def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, float | None]:
     """Return the codec file that a lambda, a file or FILE@LAMBDA names, and the lambda.
 
@@ -220,13 +164,20 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, floa
     """
     if isinstance(lam_or_file, (int, float)):
         return FOLDER / f"{family}.safetensors", float(lam_or_file)
-    if Path(lam_or_file).is_file():
+    if is_file(lam_or_file):
         return Path(lam_or_file), None
     name, _, number = str(lam_or_file).rpartition("@")
-    if Path(name).is_file():
+    if is_file(name):
         with suppress(ValueError):
             return Path(name), float(number)
-    raise ValueError(f"no sketch codec at {lam_or_file}")
+    raise ValueError(f"no sketch codec at {printable(lam_or_file)}")
+
+
+def is_file(name: str | Path) -> bool:
+    """Return whether there is a file of this name; a name that is too long is none's."""
+    with suppress(OSError, ValueError):
+        return Path(name).is_file()
+    return False
 
 
 def codec_lambda(net: nn.Module, config: dict, lmbda: float | None) -> float | None:
@@ -236,42 +187,14 @@ def codec_lambda(net: nn.Module, config: dict, lmbda: float | None) -> float | N
     """
     if not isinstance(net, SketchHyperprior):
         if lmbda not in (None, config["lambda"]):
-            raise ValueError(
-                f"lambda {lmbda:g}: the sketch codec has but the one it was trained with"
-            )
+            raise ValueError("the sketch codec has but the one it was trained with")
         return config["lambda"]
     low, high = net.config.lambda_range
     if lmbda is None:
         return (low * high) ** 0.5
     if not low <= lmbda <= high:
-        raise ValueError(f"lambda {lmbda:g}: the sketch codec has {low:g} to {high:g}")
+        raise ValueError(f"the sketch codec has {low:g} to {high:g}")
     return lmbda
-
-
-def load_file(path: Path) -> tuple[nn.Module, dict]:
-    """Return network and config of a codec file written by `save_codec`."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-    if "config" not in metadata:
-        raise ValueError(f"{path} is not a sketch codec: it carries no config")
-    config = json.loads(metadata["config"])
-    net = new_network(config["model"], config["sizes"])
-    net.load_state_dict(unpacked(state, net))
-    return net, config
-
-
-def load_compressai(path: Path) -> tuple[nn.Module, dict]:
-    """Return network and config of a checkpoint in CompressAI's keys, with or without tables."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not named weights")
-    state = unwrap(state)
-    model, sizes = recognize(state)
-    net = new_network(model, sizes)
-    net.load_state_dict(state)
-    net.update()
-    return net, {"model": model, "lambda": None, "metric": None, "sizes": sizes}
 
 
 def load_sketch_codec(
@@ -280,16 +203,21 @@ def load_sketch_codec(
     """Load a codec; see `models_ntc.load_sketch_codec`."""
     path, lmbda = codec_file(lam_or_file, family)
     load = load_file if path.suffix == ".safetensors" else load_compressai
+    net, config = load(path)
     try:
-        net, config = load(path)
-    except LOAD_ERRORS as error:
-        raise ValueError(
-            f"{path} is damaged, or holds other things than a sketch codec's weights"
-        ) from error
-    config["lambda"] = codec_lambda(net, config, lmbda)
+        config["lambda"] = codec_lambda(net, config, lmbda)
+    except ValueError as error:
+        raise ValueError(f"{printable(path)}: lambda {lmbda:g}: {error}") from error
+    with refusing(path, KIND):
+        coder = make_coder(net, config["lambda"], device)
+        digest = hashlib.sha256(path.read_bytes()).digest()
+    return SketchCodec(coder, path, digest, config)
+
+
+def make_coder(
+    net: nn.Module, lmbda: float | None, device: str
+) -> SketchHyperpriorCoder | ZooCoder:
+    """Return what codes with a network."""
     if isinstance(net, SketchHyperprior):
-        coder = SketchHyperpriorCoder(net, config["lambda"])
-    else:
-        coder = ZooCoder(net, device)
-    digest = hashlib.sha256(path.read_bytes()).digest()
-    return SketchCodec(coder, path.stem, digest, config)
+        return SketchHyperpriorCoder(net, lmbda)
+    return ZooCoder(net, device)

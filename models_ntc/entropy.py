@@ -33,6 +33,10 @@ class SketchError(ValueError):
     """A sketch payload is truncated, damaged, or made by another codec."""
 
 
+class NotFiniteError(ValueError):
+    """A network's weights give latents that are not finite."""
+
+
 class Tables:
     """Integer distributions of one of CompressAI's entropy models, after its `update`.
 
@@ -66,7 +70,12 @@ class Tables:
 
 
 def round_to_int(x: Tensor) -> np.ndarray:
-    """Return the symbols of a tensor, int64 (n,): rounded, and clamped to what the escape holds."""
+    """Return the symbols of a tensor, int64 (n,): rounded, and clamped to what the escape holds.
+
+    Raises NotFiniteError if the tensor is not finite.
+    """
+    if not x.isfinite().all():
+        raise NotFiniteError("the latents are not finite")
     return x.round().clamp(-ESCAPE, ESCAPE - 1).long().numpy().ravel()
 
 

@@ -20,9 +20,10 @@ SKETCH_CHANNELS = (
     "hyper_latent",
     "hyper",
 )
+WEIGHT = 65504.0  # magnitude of a weight: what float16 holds, in which codec files store some
 # Parameters of the density of the hyper-latents. In training they stay far below; above, the
 # density's logarithms may overflow, and tables that are as wide as its quantiles take gigabytes.
-DENSITY = {"quantiles": 4096.0, "matrices": 1e3, "biases": 1e6, "factors": 1e6}
+DENSITY = {"quantiles": 4096.0, "matrices": 1e3}
 SYMBOLS = (-(2**15), 2**15 - 1)  # values that have a place in a coding table
 MOST_TABLE = 2**21  # entries of the coding tables of one entropy model
 STEPS = (0, 10**12)  # updates of the weights in a training

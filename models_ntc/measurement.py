@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from common.files import load_gray
 from metrics import MS_SSIM_MIN_SIDE, edge_f1, ms_ssim
 from models_ntc.codec import SketchCodec, load_sketch_codec
 from models_ntc.training_data import images_under, padded
@@ -38,7 +38,7 @@ def rate_distortion_row(name: str, folder: Path) -> dict:
 
 def measure(codec: SketchCodec, file: Path) -> dict:
     """Return the row of one sketch, see `rate_distortion_row`."""
-    sketch = cut_to_blocks(np.array(Image.open(file).convert("L")))
+    sketch = cut_to_blocks(load_gray(file))
     started = time.monotonic()
     payload = codec.encode(sketch)
     encoded = time.monotonic()

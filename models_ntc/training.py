@@ -1,4 +1,4 @@
-"""Training of the sketch codecs with PyTorch Lightning.
+"""Training of the sketch codecs with PyTorch Lightning: network, optimizers, data and losses.
 
     python train_compressai.py -d runs/sketches -e 20 --lambda 1.0 --dist_metric ms-ssim
 
@@ -9,28 +9,20 @@ one that was not.
 """
 
 import functools
-import logging
 import math
-import pickle
-import warnings
-import zipfile
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from compressai.entropy_models import EntropyModel
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models_ntc.codec import new_network, save_codec
+from models_ntc.checkpoint import Checkpoint
 from models_ntc.loss import rate_distortion
-from models_ntc.training_callbacks import ProgressBar, SketchImages, Stop
+from models_ntc.networks import new_network
 from models_ntc.training_data import RestOfEpoch, Sketches
-from models_ntc.zoo import ARCHITECTURES
 
 # Ratio of the learning rate of the hyper-latents' density to that of the rest: after short
 # trainings, the density was too wide.
@@ -54,6 +46,7 @@ class CodecTraining(LightningModule):
         self.lambdas = args.lambda_range or [args.lmbda, args.lmbda]
         self.steps = 0
         self.seconds = 0.0
+        self.optimizer_states: list[dict] = []  # of a checkpoint
         torch.manual_seed(args.seed)
         self.layout = torch.contiguous_format
         sizes = None
@@ -115,10 +108,14 @@ class CodecTraining(LightningModule):
             else:
                 rest.append(parameter)
         groups = [{"params": rest, "pace": 1.0}, {"params": density, "pace": DENSITY_PACE}]
-        return [
+        optimizers = [
             torch.optim.Adam(groups, lr=self.args.learning_rate),
             torch.optim.Adam(quantiles, lr=self.args.aux_learning_rate),
         ]
+        for optimizer, state in zip(optimizers, self.optimizer_states, strict=False):
+            own = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": own})
+        return optimizers
 
     def learning_rate(self) -> float:
         """Return the rate of the next step: a short rise, then a cosine down to a hundredth.
@@ -182,7 +179,15 @@ class CodecTraining(LightningModule):
         auxiliary.step()
 
     def validation_step(self, sketches: Tensor, _: int) -> None:
-        """Log the mean losses over the rates, in float32 and with rounding in place of noise."""
+        """Log the losses on test sketches."""
+        means = {f"val_{name}": mean for name, mean in self.test_losses(sketches).items()}
+        self.log_dict({**means, **self.progress()}, batch_size=len(sketches))
+
+    def test_losses(self, sketches: Tensor) -> dict[str, Tensor]:
+        """Return the mean losses over the rates, in float32, with rounding in place of noise.
+
+        The network is in evaluation mode.
+        """
         rows = []
         with torch.autocast(self.device.type, enabled=False):
             for rate in self.rates():
@@ -191,8 +196,8 @@ class CodecTraining(LightningModule):
                 rows.append(rate_distortion(output, sketches, lmbda, self.args.dist_metric))
         means = {}
         for name in rows[0]:
-            means[f"val_{name}"] = torch.stack([row[name] for row in rows]).mean()
-        self.log_dict({**means, **self.progress()}, batch_size=len(sketches))
+            means[name] = torch.stack([row[name] for row in rows]).mean()
+        return means
 
     def progress(self) -> dict[str, float]:
         """Return epoch and step, for the logs."""
@@ -206,14 +211,28 @@ class CodecTraining(LightningModule):
             "metric": self.args.dist_metric,
         }
 
+    def best_loss(self) -> float | None:
+        """Return the lowest test loss so far, if there is one."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if callback.monitor and callback.best_model_score is not None:
+                score = float(callback.best_model_score)
+                return score if math.isfinite(score) else None
+        return None
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add our own state to Lightning's."""
-        checkpoint["training"] = {**self.identity(), "steps": self.steps, "seconds": self.seconds}
+        progress = {"steps": self.steps, "seconds": self.seconds, "best_loss": self.best_loss()}
+        checkpoint["training"] = {**self.identity(), **progress}
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restore our own state."""
-        self.steps = checkpoint["training"]["steps"]
-        self.seconds = checkpoint["training"]["seconds"]
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on with steps, time and optimizers of a checkpoint."""
+        self.steps = checkpoint.progress.steps
+        self.seconds = checkpoint.progress.seconds
+        self.optimizer_states = checkpoint.optimizers
+
+    def on_train_start(self) -> None:
+        """Log at the steps at which a training that was not stopped would log."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
 
 
 def keep_float32(model: EntropyModel) -> None:
@@ -231,128 +250,3 @@ def keep_float32(model: EntropyModel) -> None:
             return inner(*inputs, **named)
 
     model.forward = forward
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training leaves, and how it ended."""
-
-    codecs: list[str]  # one for each rate, as `load_sketch_codec` takes them
-    checkpoint: Path  # the last
-    is_rank_0: bool  # whether this process writes and reports
-    interrupted: bool  # by a signal
-
-
-def train(args: Namespace) -> Result:
-    """Train until --epochs, --max_seconds or a signal; write the codec with the best test loss."""
-    quiet()
-    torch.set_flush_denormal(True)
-    training = CodecTraining(args)
-    stop = Stop()
-    lambdas = args.lambda_range or [args.lmbda]
-    name = f"{args.model}_lmbda{'-'.join(map(str, lambdas))}"
-    folder = Path(args.out or f"runs/{name}")
-    checkpoint = resume(Path(args.checkpoint), training) if args.checkpoint else None
-    callbacks = [stop, ProgressBar(), SketchImages(folder / "pictures", args.picture_every)]
-    if args.save:
-        callbacks += checkpoints(folder)
-    trainer = make_trainer(args, folder, callbacks, training.steps_per_epoch)
-    if training.steps < training.steps_in_all:
-        trainer.fit(training, ckpt_path=checkpoint, weights_only=True)
-    codec = folder / f"{name}.safetensors"
-    if trainer.is_global_zero:
-        export(training, folder / "checkpoint_best_loss.pth.tar", codec)
-    codecs = [str(codec)]
-    if args.lambda_range:
-        codecs = [f"{codec}@{rate:g}" for rate in training.rates()]
-    return Result(codecs, folder / "checkpoint.pth.tar", trainer.is_global_zero, stop.asked)
-
-
-def quiet() -> None:
-    """Silence Lightning's log messages; this module says what a user must know."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-
-
-def checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """Return callbacks that keep the best and the last state, under CompressAI's file names."""
-    shared = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    best = ModelCheckpoint(filename="checkpoint_best_loss", monitor="val_loss", **shared)
-    last = ModelCheckpoint(filename="checkpoint", **shared)
-    for callback in (best, last):
-        callback.FILE_EXTENSION = ".pth.tar"
-    return [best, last]
-
-
-def make_trainer(
-    args: Namespace, folder: Path, callbacks: list[Callback], steps_per_epoch: int
-) -> Trainer:
-    """Return a trainer that logs into `folder`; the callback Stop ends its training."""
-    logs = folder / "logs"
-    return Trainer(
-        accelerator=args.accelerator,
-        devices=args.devices,
-        strategy="ddp" if args.devices > 1 else "auto",
-        precision=args.precision,
-        max_epochs=-1,
-        callbacks=callbacks,
-        logger=[TensorBoardLogger(logs, "tensorboard"), CSVLogger(logs, "csv")],
-        log_every_n_steps=min(10, steps_per_epoch),
-        enable_checkpointing=args.save,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        inference_mode=False,
-    )
-
-
-def resume(path: Path, training: CodecTraining) -> Path | None:
-    """Load a checkpoint's weights; return its path if the training can be resumed from it.
-
-    Raises ValueError if it is no checkpoint of this network.
-    """
-    state = load_checkpoint(path)
-    kept = state.get("training") if isinstance(state, dict) else None
-    if not kept or kept["model"] != training.args.model:
-        raise ValueError(
-            f"{path} holds no {training.args.model} network of train_compressai.py: see --model"
-        )
-    try:
-        training.load_state_dict(state["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds a {training.args.model} network of other sizes") from error
-    identity = training.identity()
-    if {name: kept[name] for name in identity} != identity:
-        return None
-    training.on_load_checkpoint(state)
-    return path
-
-
-def load_checkpoint(path: Path) -> object:
-    """Return what a file of torch.save holds, on the CPU. Raises ValueError for any other file."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no checkpoint: it is not a file of torch.save")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
-
-
-def export(training: CodecTraining, best: Path, path: Path) -> None:
-    """Write the codec that `models_ntc.load_sketch_codec` reads.
-
-    best: the best checkpoint; if it does not exist, the current weights are written.
-    """
-    args = training.args
-    if args.save and best.is_file():
-        state = torch.load(best, map_location="cpu", weights_only=True)
-        training.load_state_dict(state["state_dict"])
-    net = training.net.cpu()
-    if args.model in ARCHITECTURES:
-        # The auxiliary loss of a short training leaves the quantiles too far apart.
-        net.update(force=True, update_quantiles=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lmbda = None if args.lambda_range else args.lmbda
-    save_codec(net, path, args.model, lmbda, args.dist_metric)

@@ -66,6 +66,9 @@ class ProgressBar(Callback):
     a single epoch.
     """
 
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
     def on_train_start(self, trainer: Trainer, training: "CodecTraining") -> None:
         """Open the bar where the checkpoint left it."""
         self.bar = tqdm(
@@ -99,6 +102,13 @@ class ProgressBar(Callback):
     def on_train_end(self, trainer: Trainer, training: "CodecTraining") -> None:
         """Close the bar."""
         self.bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, training: "CodecTraining", error: BaseException
+    ) -> None:
+        """Close the bar, so that the error has a line of its own."""
+        if self.bar:
+            self.bar.close()
 
 
 class SketchImages(Callback):

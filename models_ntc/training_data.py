@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from common.files import load_gray
 
 if TYPE_CHECKING:
     from models_ntc.training import CodecTraining
@@ -57,7 +58,7 @@ class Sketches(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         epoch, index = key
         height, width = self.size
-        image = padded(np.array(Image.open(self.files[index]).convert("L")), height, width)
+        image = padded(load_gray(self.files[index]), height, width)
         spare_rows = image.shape[0] - height
         spare_columns = image.shape[1] - width
         if self.seed is None:

@@ -87,26 +87,43 @@ def zoo_sizes(net: CompressionModel) -> dict[str, int]:
 
 
 def unwrap(state: dict) -> dict:
-    """Return a state dict without what training scripts add: {"state_dict": ...} and "module."."""
-    state = state.get("state_dict", state)
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    """Return a state dict without what training scripts add: {"state_dict": ...} and "module.".
+
+    Raises ValueError if it is not a dict with names, or has a name twice.
+    """
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError("it holds no named weights")
+    named = {name.removeprefix("module."): value for name, value in state.items()}
+    if len(named) < len(state):
+        raise ValueError("it has names with and without module.")
+    return named
 
 
 def recognize(state: dict) -> tuple[str, dict[str, int]]:
     """Return architecture and sizes of an unwrapped state dict in CompressAI's keys.
 
-    Raises ValueError if it is none of ARCHITECTURES, or takes more channels than one.
+    state: its values have a shape, as tensors do. Raises ValueError if it is none of ARCHITECTURES,
+    or takes more channels than one.
     """
-    first = state.get("g_a.0.conv1.weight", state.get("g_a.0.weight"))
-    if getattr(first, "ndim", 0) != 4 or first.shape[1] != 1:
+    cheng = "g_a.0.conv1.weight" in state
+    first = _shape(state, "g_a.0.conv1.weight" if cheng else "g_a.0.weight")
+    if first[1] != 1:
         raise ValueError(
             "not a one-channel network of CompressAI's: no g_a.0 of shape (N, 1, height, width)"
         )
-    if "g_a.0.conv1.weight" in state:
+    if cheng:
         attention = "g_a.3.conv_a.0.conv.0.weight" in state
-        return "cheng2020-attn" if attention else "cheng2020-anchor", {"N": len(first)}
-    sizes = {"N": len(first), "M": len(state["g_a.6.weight"])}
+        return "cheng2020-attn" if attention else "cheng2020-anchor", {"N": first[0]}
+    sizes = {"N": first[0], "M": _shape(state, "g_a.6.weight")[0]}
     return _google_name(state, sizes["M"]), sizes
+
+
+def _shape(state: dict, name: str) -> tuple[int, ...]:
+    """Return the shape of the weights of a convolution in a state dict; (0, 0) for other things."""
+    shape = tuple(getattr(state.get(name), "shape", ()))
+    return shape if len(shape) == 4 else (0, 0)
 
 
 def _google_name(state: dict, latents: int) -> str:
@@ -115,7 +132,7 @@ def _google_name(state: dict, latents: int) -> str:
         return "bmshj2018-factorized"
     if "context_prediction.weight" in state:
         return "mbt2018"
-    has_means = len(state["h_s.4.weight"]) == 2 * latents
+    has_means = _shape(state, "h_s.4.weight")[0] == 2 * latents
     return "mbt2018-mean" if has_means else "bmshj2018-hyperprior"
 
 

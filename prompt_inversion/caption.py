@@ -14,7 +14,15 @@ from os import PathLike
 import numpy as np
 import torch
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
+from transformers.utils import logging as transformers_logging
 
+from common.model_folders import (
+    check_processor,
+    check_transformers,
+    local_folder,
+    one_error,
+    quietly,
+)
 from prompt_inversion.loading import load_first
 
 MAX_TOKENS = 30  # of a caption; BLIP's own captions have about 10
@@ -33,9 +41,10 @@ class Captioner:
         """Return a caption of each image, uint8 (H, W, 3) of any sizes: one line, lower case.
 
         One image at a time and without sampling, so that a caption does not depend on the other
-        images.
+        images. Raises ValueError for whatever the model raises.
         """
-        return [self._describe(image) for image in images]
+        with one_error("captioner"):
+            return [self._describe(image) for image in images]
 
     @torch.inference_mode()
     def _describe(self, image: np.ndarray) -> str:
@@ -67,18 +76,27 @@ def load_captioner(
     return load_first(_load, sources, device, "captioner")
 
 
+@quietly(transformers_logging)
 def _load(source: str, device: str | torch.device, **where) -> Captioner:
     """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    # The published weights are a PyTorch file, which transformers reads without unpickling code.
-    model, report = BlipForConditionalGeneration.from_pretrained(
-        source, dtype=dtype, output_loading_info=True, **where
-    )
+    folder = local_folder(source)
+    with one_error("captioner"):
+        check_transformers(BlipForConditionalGeneration, source, folder, **where)
+        # The published weights are a PyTorch file, which transformers reads without unpickling
+        # code.
+        model, report = BlipForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **where
+        )
     missing = sorted([*report["missing_keys"], *report["mismatched_keys"]])
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} weights of a captioner, such as {missing[0]}"
         )
-    processor = BlipImageProcessor.from_pretrained(source, **where)
-    tokenizer = BertTokenizer.from_pretrained(source, **where)
+    with one_error("image processor"):
+        processor = BlipImageProcessor.from_pretrained(source, **where)
+        check_processor(processor, model.config.vision_config.image_size)
+    with one_error("tokenizer"):
+        tokenizer = BertTokenizer.from_pretrained(source, **where)
+        tokenizer.decode([0])
     return Captioner(model.eval().requires_grad_(False).to(device), processor, tokenizer)

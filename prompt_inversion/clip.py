@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
+from common.model_folders import (
+    check_processor,
+    check_transformers,
+    clip_tokenizer,
+    local_folder,
+    one_error,
+    quietly,
+)
 from prompt_inversion.loading import load_first
 from text_codec.vocabulary import printable_ids
 
@@ -52,11 +61,12 @@ class Clip:
         device gets the same pixels, and through the vision tower one at a time: in a batch they
         would be rounded otherwise, and an image would get another prompt in another batch.
 
-        Raises ValueError for an array of another shape or dtype.
+        Raises ValueError for an array of another shape or dtype, and for whatever the model raises.
         """
         features = [torch.empty(0, self.model.config.projection_dim, device=self.model.device)]
-        for image in images:
-            features.append(self._image_features(image))
+        with one_error("CLIP"):
+            for image in images:
+                features.append(self._image_features(image))
         return torch.cat(features)
 
     @torch.no_grad()
@@ -142,25 +152,29 @@ def load_clip(
     return load_first(_load, sources, device, "CLIP")
 
 
+@quietly(transformers_logging)
 def _load(source: str, device: str | torch.device, **where) -> Clip:
     """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    model, report = CLIPModel.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-    )
+    folder = local_folder(source)
+    with one_error("CLIP"):
+        check_transformers(CLIPModel, source, folder, **where)
+        model, report = CLIPModel.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+        )
     missing = [*report["missing_keys"], *report["mismatched_keys"]]
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} weights of a CLIPModel, such as {missing[0]}"
         )
-    tokenizer = CLIPTokenizer.from_pretrained(source, **where)
-    vocab_size = model.config.text_config.vocab_size
-    if len(tokenizer) > vocab_size:
-        raise ValueError(
-            f"{source} does not fit together: tokenizer {len(tokenizer)} tokens, model {vocab_size}"
-        )
-    processor = CLIPImageProcessor.from_pretrained(source, **where)
-    return Clip(model.eval().requires_grad_(False).to(device), tokenizer, processor)
+    tokenizer = clip_tokenizer(source, model.config.text_config.vocab_size, **where)
+    with one_error("image processor"):
+        processor = CLIPImageProcessor.from_pretrained(source, **where)
+        check_processor(processor, model.config.vision_config.image_size)
+    with one_error("CLIP"):
+        clip = Clip(model.eval().requires_grad_(False).to(device), tokenizer, processor)
+        clip.text_features([[0]])
+    return clip
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:

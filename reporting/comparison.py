@@ -5,11 +5,10 @@ from pathlib import Path
 from statistics import fmean
 
 from reporting.page import (
+    MOST_IMAGES,
     labels_of,
-    link_to,
     names_in,
     pictures_of,
-    render,
     shown_metrics,
     size_of,
     sort_keys,
@@ -17,7 +16,9 @@ from reporting.page import (
     table_columns,
     table_of,
 )
-from reporting.rows import RunResult, columns_of, metrics_of, numbers_of
+from reporting.rendering import link_to, render
+from reporting.rows import columns_of, metrics_of, numbers_of
+from reporting.runs import RunResult
 
 
 def comparison_page(
@@ -30,6 +31,8 @@ def comparison_page(
     images = side_by_side(runs, labels, output) if len(datasets) == 1 else []
     columns = table_columns(runs)
     lead = f"The {len(images)} images that all runs hold, as each reconstructs them."
+    if len(images) == MOST_IMAGES:
+        lead = f"{len(images)} images that all runs hold, as each reconstructs them."
     if not images:
         lead = "The runs have no image in common; only their means are compared."
     failed = []
@@ -65,21 +68,24 @@ def side_by_side(runs: Sequence[RunResult], labels: Sequence[str], output: Path)
     for run in runs:
         for row in run.rows:
             found.setdefault(row["name"], []).append(row)
+    shared = [(name, rows) for name, rows in found.items() if len(rows) == len(runs)]
     files = [names_in(run.folder) for run in runs]
+    metrics = [["bytes", *metrics_of(run.rows)] for run in runs]
+    columns = columns_of(runs[0].rows)
     images = []
-    for name, rows in found.items():
-        if len(rows) < len(runs):
-            continue
+    for name, rows in shared[:MOST_IMAGES]:
         pictures = [pictures_of(name, present) for present in files]
         reconstructions = []
-        for run, label, row, own in zip(runs, labels, rows, pictures, strict=True):
-            reconstructions.append(_reconstruction(run, label, row, own, output))
+        for i, run in enumerate(runs):
+            shown = shown_metrics(rows[i], metrics[i])
+            url = _reconstruction(run, pictures[i], output)
+            reconstructions.append({"label": labels[i], "url": url, "metrics": shown})
         image = {
             "name": name,
             "size": size_of(runs[0].folder, pictures[0]),
             "original": _original(runs, pictures, output),
             "reconstructions": reconstructions,
-            "sort_values": sort_values(mean_row(rows), columns_of(runs[0].rows)),
+            "sort_values": sort_values(mean_row(rows), columns),
         }
         images.append(image)
     return images
@@ -94,17 +100,10 @@ def _original(
     return None
 
 
-def _reconstruction(
-    run: RunResult, label: str, row: dict, pictures: dict[str, str], output: Path
-) -> dict:
-    url = None
-    if "reconstruction" in pictures:
-        url = link_to(run.folder / pictures["reconstruction"], output)
-    return {
-        "label": label,
-        "url": url,
-        "metrics": shown_metrics(row, ["bytes", *metrics_of(run.rows)]),
-    }
+def _reconstruction(run: RunResult, pictures: dict[str, str], output: Path) -> str | None:
+    if "reconstruction" not in pictures:
+        return None
+    return link_to(run.folder / pictures["reconstruction"], output)
 
 
 def mean_row(rows: Sequence[dict]) -> dict:

@@ -4,16 +4,22 @@ dark) and PDF.
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
-from common.files import write
+from common.files import printable, write
 from reporting.columns import column_of, setting
 from reporting.comparison import comparison_page
-from reporting.page import link
-from reporting.rows import RunResult, columns_of, csv_file, numbers_of
+from reporting.rendering import link
+from reporting.rows import columns_of, numbers_of
+from reporting.runs import RunResult
+from reporting.tables import csv_file
 
+MOST_CURVES = 40  # of a comparison; we have some 20 metrics
+LONGEST_LABEL = 80  # characters of a text in a plot
+PLOTS = {"light": ".png", "dark": "_dark.png", "pdf": ".pdf"}  # kind -> ending of the file
 INK, NIGHT = "#e8e4dc", "#161513"
 STYLE = {
     "font.size": 9,
@@ -35,12 +41,15 @@ def compare(runs: Sequence[RunResult], output: Path) -> None:
     `output`.
     """
     labels, points = labels_of(runs), curve_points(runs)
+    names = curve_names([point["metric"] for point in points])
+    curves = [addresses_of(column, name) for column, name in names.items()]
+    page = comparison_page(runs, labels, curves, output)
     output.mkdir(parents=True, exist_ok=True)
     if points:
         write(output / "curves.csv", csv_file(points))
-    metrics = dict.fromkeys(point["metric"] for point in points)
-    curves = [draw_curve(points, column, output) for column in metrics]
-    write(output / "index.html", comparison_page(runs, labels, curves, output).encode())
+    for column, name in names.items():
+        draw_curve(points, column, output / name)
+    write(output / "index.html", page.encode())
 
 
 def labels_of(runs: Sequence[RunResult]) -> list[str]:
@@ -59,7 +68,7 @@ def labels_of(runs: Sequence[RunResult]) -> list[str]:
         labels.append(", ".join(parts))
     if len(set(labels)) == len(labels):
         return labels
-    return [f"{label} ({run.folder})" for label, run in zip(labels, runs, strict=True)]
+    return [f"{label} ({printable(run.folder)})" for label, run in zip(labels, runs, strict=True)]
 
 
 def series_of(runs: Sequence[RunResult]) -> list[str]:
@@ -70,7 +79,7 @@ def series_of(runs: Sequence[RunResult]) -> list[str]:
     for run in runs:
         parts = [run.method]
         if len(presets) > 1 and "preset" in run.settings:
-            parts.append(run.settings["preset"])
+            parts.append(setting(run.settings["preset"]))
         if len(datasets) > 1:
             parts.append(run.dataset)
         series.append(", ".join(parts))
@@ -103,26 +112,35 @@ def points_of(series: str, label: str, mean: dict, intervals: dict) -> list[dict
     return points
 
 
-def draw_curve(points: Sequence[dict], column: str, output: Path) -> dict:
-    """Plot one metric against the rate as PNG, PNG for dark pages and PDF; return their addresses
-    and the label.
+def curve_names(metrics: Sequence[str]) -> dict[str, str]:
+    """Return {metric: name of its plots' files}, each once, of the first MOST_CURVES metrics."""
+    names: dict[str, str] = {}
+    for column in list(dict.fromkeys(metrics))[:MOST_CURVES]:
+        name = "rate_" + re.sub(r"\W", "_", column, flags=re.ASCII)[:100]
+        names[column] = f"curve_{len(names)}" if name in names.values() else name
+    return names
+
+
+def addresses_of(column: str, name: str) -> dict[str, str]:
+    """Return the label of a metric and the addresses of its plots, from the page beside them."""
+    addresses = {"label": column_of(column).label}
+    for kind, ending in PLOTS.items():
+        addresses[kind] = link(f"{name}{ending}")
+    return addresses
+
+
+def draw_curve(points: Sequence[dict], column: str, path: Path) -> None:
+    """Plot one metric against the rate as PNG, PNG for dark pages and PDF.
+
+    path: of the three files, without their endings.
     """
     from matplotlib import rc_context
 
-    name = "rate_" + re.sub(r"\W", "_", column)
     chosen = [point for point in points if point["metric"] == column]
-    files = {
-        "light": (f"{name}.png", {}),
-        "dark": (f"{name}_dark.png", DARK),
-        "pdf": (f"{name}.pdf", {}),
-    }
-    addresses = {"label": column_of(column).label}
-    for kind, (file, colors) in files.items():
-        style: dict = {**STYLE, **colors}
+    for kind, ending in PLOTS.items():
+        style: dict = {**STYLE, **(DARK if kind == "dark" else {})}
         with rc_context(style):
-            write(output / file, plot(chosen, column, Path(file).suffix[1:]))
-        addresses[kind] = link(file)
-    return addresses
+            write(Path(f"{path}{ending}"), plot(chosen, column, ending.rpartition(".")[2]))
 
 
 def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
@@ -141,7 +159,7 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
             markersize=4,
             linewidth=1.2,
             elinewidth=0.8,
-            label=series,
+            label=series[:LONGEST_LABEL],
         )
     rates = numbers_of(points, "bpp")
     if max(rates) > 5 * min(rates):
@@ -151,11 +169,14 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     shown = column_of(column)
     title = f"{shown.label}, {shown.better} is better" if shown.better else shown.label
     axes.set_xlabel("bits per pixel")
-    axes.set_title(title, loc="left", fontsize=9)
-    axes.legend(frameon=False)
+    axes.set_title(title[:LONGEST_LABEL], loc="left", fontsize=9, parse_math=False)
+    for label in axes.legend(frameon=False).get_texts():
+        label.set_parse_math(False)
     file = io.BytesIO()
     stamp = {"CreationDate": None} if suffix == "pdf" else {}
-    figure.savefig(file, format=suffix, dpi=150, metadata=stamp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks
+        figure.savefig(file, format=suffix, dpi=150, metadata=stamp)
     return file.getvalue()
 
 

@@ -2,19 +2,19 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
-from PIL import Image
-
+from common.files import ImageError, image_size
 from metrics import METRICS
 from reporting.columns import column_of, layer_name, setting, shown
-from reporting.rows import RunResult, layers_of, metrics_of, numbers_of
+from reporting.reading import NoRunError
+from reporting.rendering import link, link_to, render
+from reporting.rows import layers_of, metrics_of, numbers_of
+from reporting.runs import RunResult
 
-TEMPLATES = Path(__file__).parent / "templates"
 LAYERS = {"text": "a prompt", "sketch": "a sketch", "color": "a color map"}
+MOST_IMAGES = 10_000  # on a page; a browser could not show more
 LARGEST = 1e308  # stands for infinity where a page sorts
 # kind of picture -> endings of its file in a run's folder; the first that exists is taken
 PICTURES = {
@@ -72,16 +72,18 @@ def _lead(run: RunResult, images: Sequence[dict]) -> str:
     wipes = dict.fromkeys(image["wipe"] for image in images if image["wipe"])
     if wipes:
         lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."
+    if len(images) < len(run.rows):
+        lead += f" The first {len(images)} are shown."
     return lead
 
 
 def images_of(run: RunResult) -> list[dict]:
-    """Return what the page of a run shows of each image."""
+    """Return what the page of a run shows of each image, or of the first if there are very many."""
     files = names_in(run.folder)
     layers, metrics = layers_of(run.rows), metrics_of(run.rows)
     largest = max(numbers_of(run.rows, "bytes"), default=1)
     images = []
-    for row in run.rows:
+    for row in run.rows[:MOST_IMAGES]:
         pictures = pictures_of(row["name"], files)
         image = {
             "name": row["name"],
@@ -127,11 +129,16 @@ def pictures_of(name: str, files: set[str]) -> dict[str, str]:
 
 
 def size_of(folder: Path, pictures: dict[str, str]) -> tuple[int, int]:
-    """Return width and height of an image's pictures, from the header of the last one."""
+    """Return width and height of an image's pictures, from the header of the last one.
+
+    Raises NoRunError for a file that is no picture.
+    """
     if not pictures:
         return 1, 1
-    with Image.open(folder / list(pictures.values())[-1]) as picture:
-        return picture.size
+    try:
+        return image_size(folder / list(pictures.values())[-1])
+    except ImageError as error:
+        raise NoRunError(str(error)) from None
 
 
 def means_of(run: RunResult) -> list[dict]:
@@ -191,11 +198,13 @@ def recipes(columns: Iterable[str]) -> list[tuple[str, str]]:
 
 def sort_values(row: dict, columns: Sequence[str]) -> str:
     """Return as JSON what a page sorts an image by; what is no number has no value."""
-    values = {}
+    values: dict[str, str | float] = {}
     for column in columns:
         value = row.get(column)
-        if isinstance(value, str) or (isinstance(value, float | int) and not math.isnan(value)):
-            values[column] = LARGEST if value == math.inf else value
+        if isinstance(value, str):
+            values[column] = value
+        elif isinstance(value, float | int) and not math.isnan(value):
+            values[column] = min(max(value, -LARGEST), LARGEST)
     return json.dumps(values)
 
 
@@ -241,30 +250,3 @@ def _cells(columns: Sequence[str], mean: dict, intervals: dict) -> list[dict[str
 def labels_of(columns: Iterable[str]) -> list[str]:
     """Return the columns' names for people."""
     return [column_of(column).label for column in columns]
-
-
-# ---- addresses and templates
-
-
-def link(file: str) -> str:
-    """Return a relative path as an address that leads to no other place."""
-    return "./" + quote(file)
-
-
-def link_to(file: Path, folder: Path) -> str:
-    """Return the address of a file on a page that stands in another folder."""
-    return link(Path(os.path.relpath(file, folder)).as_posix())
-
-
-def render(template: str, **values: object) -> str:
-    """Fill a template of templates/; every text is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    jinja = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return jinja.get_template(template).render(**values)

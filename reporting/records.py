@@ -23,11 +23,13 @@ earlier versions spell color "colour".
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from bitstream import MAX_CODED_SIDE, MAX_FILE_BYTES, MAX_SEED, MAX_SOURCE_SIDE
-from reporting.reading import NoRunError, no_run, read_regular
+from reporting.reading import no_run, read_regular
+from reporting.rows import RECORD
 from reporting.schema import (
     Check,
     SchemaError,
@@ -42,7 +44,6 @@ from reporting.schema import (
     text,
 )
 
-RECORD, FAILED = "_caption.yaml", "_failed.txt"  # endings of an image's files
 MAX_RECORD_BYTES = 1 << 18  # 1,000 are common
 MAX_DEPTH = 6  # of lists and tables in one another; ours has 3
 YAML_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # faster, if PyYAML has it
@@ -98,8 +99,8 @@ SCHEMA = fields(
     {
         "name": file_name_check,
         "prompt": text(),
-        "bytes": fields({"total": _size}, {}, others=_part),
-        "bpp": fields({"total": _rate}, {}, others=number(0, 1e6)),
+        "bytes": fields({"total": _size}, {}, others=_part, most=8),
+        "bpp": fields({"total": _rate}, {}, others=number(0, 1e6), most=8),
         "metrics": results_check(("name", "prompt", "bytes", "bpp"), most=60),
     },
     {
@@ -108,12 +109,25 @@ SCHEMA = fields(
         "source_size": sequence(_pixels, most=2, least=2),
         "coded_size": sequence(_coded_pixels, most=2, least=2),
         "sha256": checksum_check,
-        "scores": sequence(number(), most=1 << 16),
+        "scores": sequence(optional(number()), most=1 << 16),
         "baselines": table(baseline_check, most=20),
         "seconds": table(number(0), most=20),
         "memory": table(integer(0, 10**15), most=8),
     },
 )
+
+
+# ---- writing
+
+
+def record_file(record: dict) -> bytes:
+    """Return a record as a file. Raises SchemaError if `read_record` would refuse it."""
+    SCHEMA(record)
+    dumped = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    content = dumped.encode()
+    if len(content) > MAX_RECORD_BYTES:
+        raise SchemaError(f"a record of {len(content)} bytes, at most {MAX_RECORD_BYTES} are read")
+    return content
 
 
 # ---- reading
@@ -145,7 +159,7 @@ def read_record(folder: Path, name: str) -> dict:
     return record
 
 
-def parse(content: bytes) -> dict:
+def parse(content: bytes) -> Any:
     """Return what YAML of plain values, lists and tables holds.
 
     Raises ValueError for aliases, anchors, tags, a field that comes twice, and what is no YAML.
@@ -158,7 +172,9 @@ def parse(content: bytes) -> dict:
         next(events)
         if not isinstance(next(events), yaml.StreamEndEvent):
             raise SchemaError("more than one document")
-    except (yaml.YAMLError, StopIteration) as error:
+    except StopIteration:
+        raise SchemaError("it is empty") from None
+    except yaml.YAMLError as error:
         raise SchemaError(f"no YAML: {error}") from None
     return value
 
@@ -167,7 +183,7 @@ def _value(events: Iterator[yaml.Event], event: yaml.Event, depth: int) -> objec
     """Return the value that begins with an event, and take its other events."""
     if isinstance(event, yaml.AliasEvent):
         raise SchemaError(f"an alias, *{event.anchor}, which is not allowed")
-    if not isinstance(event, yaml.NodeEvent):
+    if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
         raise SchemaError("no value")
     if event.anchor is not None or event.tag is not None:
         raise SchemaError(f"an anchor or tag, {event.anchor or event.tag}, which is not allowed")
@@ -175,10 +191,10 @@ def _value(events: Iterator[yaml.Event], event: yaml.Event, depth: int) -> objec
         raise SchemaError("too deep")
     if isinstance(event, yaml.SequenceStartEvent):
         return _list(events, depth)
-    if isinstance(event, yaml.MappingStartEvent):
-        return _table(events, depth)
-    is_plain = event.implicit[0]
-    return _plain(event.value) if is_plain else event.value
+    if isinstance(event, yaml.ScalarEvent):
+        is_plain = event.implicit[0]
+        return _plain(event.value) if is_plain else event.value
+    return _table(events, depth)
 
 
 def _list(events: Iterator[yaml.Event], depth: int) -> list:

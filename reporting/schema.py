@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from common.files import printable
 
-MAX_NAME = 255  # characters of the name of an image, a column or a setting
+MAX_NAME = 255  # characters of the name of an image or a column
+MAX_FIELD_NAME = 100  # characters
 MAX_COLUMNS = 100  # some 40 are in use
-MAX_TEXT = 1 << 17  # characters of a prompt, a setting or a reason
+MAX_TEXT = 100_000  # characters of a prompt, a setting or a reason
 LARGEST = 1e15  # of all results, seconds and bytes
 SURROGATE = re.compile("[\ud800-\udfff]")  # what JSON can write and UTF-8 cannot
 
@@ -29,8 +30,7 @@ def shown(value: object) -> str:
     """Return a value as a message shows it: on one line, and not long."""
     if isinstance(value, dict | list):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
-    text = printable(value[:40]) if isinstance(value, str) else str(value)
-    return repr(text[:40]) if isinstance(value, str) else text[:40]
+    return repr(value[:40]) if isinstance(value, str) else str(value)[:40]
 
 
 def integer(low: int, high: int) -> Check:
@@ -67,8 +67,14 @@ def text(longest: int = MAX_TEXT) -> Check:
     return check
 
 
+def field_name_check(value: str) -> None:
+    """Check the name of a field: 1 to MAX_FIELD_NAME printable characters."""
+    if not 0 < len(value) <= MAX_FIELD_NAME or not value.isprintable():
+        raise SchemaError(f"{shown(value)} is no name of a field")
+
+
 def name_check(value: object) -> None:
-    """Check the name of a column, a setting or a data set: 1 to MAX_NAME printable characters."""
+    """Check the name of a column: 1 to MAX_NAME printable characters."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
         raise SchemaError(f"{shown(value)} is no name")
 
@@ -113,16 +119,19 @@ def table(check: Check, most: int = MAX_COLUMNS) -> Check:
         if len(value) > most:
             raise SchemaError(f"{len(value)} fields, at most {most} are allowed")
         for name, own in value.items():
-            name_check(name)
+            field_name_check(name)
             _check_part(name, own, check)
 
     return check_all
 
 
 def fields(
-    required: dict[str, Check], allowed: dict[str, Check], others: Check | None = None
+    required: dict[str, Check],
+    allowed: dict[str, Check],
+    others: Check | None = None,
+    most: int = MAX_COLUMNS,
 ) -> Check:
-    """Return a check of an object by its fields.
+    """Return a check of an object by its fields, of which it may have `most`.
 
     required: those that it must have. allowed: those that it may have. others: of all other fields;
     None if there may be none.
@@ -135,7 +144,10 @@ def fields(
         lacking = [name for name in required if name not in value]
         if lacking:
             raise SchemaError(f"no {', '.join(lacking)}")
+        if len(value) > most:
+            raise SchemaError(f"{len(value)} fields, at most {most} are allowed")
         for name, own in value.items():
+            field_name_check(name)
             check = known.get(name, others)
             if check is None:
                 raise SchemaError(f"unknown field {shown(name)}")

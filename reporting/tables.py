@@ -12,9 +12,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from common.files import printable
 from reporting.reading import no_run, open_regular
 from reporting.rows import TEXTS, as_row, columns_of, new_spelling
 from reporting.schema import (
@@ -32,17 +34,26 @@ from reporting.schema import (
 )
 
 MAX_CSV_BYTES = 256 << 20
-MAX_CELLS = 10_000_000  # 250,000 images with all metrics, a million with few; some 600 MB in memory
+MAX_CELLS = 7_000_000  # 280,000 images with all metrics, a million with few; 450 MB in memory
 MAX_LINE = 1 << 20  # characters
 MAX_DIGITS = 40  # of a number, its point and exponent counted
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+# The last four are = + - @ in full width, which spreadsheets take as well.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+CHECKS = {
+    "name": file_name_check,
+    "prompt": text(),
+    "bytes": integer(1, int(LARGEST)),
+    "bpp": number(1e-9, 1e6),
+}
+LAYER = optional(integer(0, int(LARGEST)))  # bytes of a layer
+RESULT = optional(number())  # of every other column
 
 
 # ---- cells
 
 
 def as_cell(value: object) -> object:
-    """Return a value as a CSV file has it: a text that looks like a formula behind an apostrophe."""
+    """Return a value as a CSV file has it: behind an apostrophe if it looks like a formula."""
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
@@ -70,13 +81,18 @@ def number_in(cell: str) -> float | int | None:
 def csv_file(rows: Sequence[dict]) -> bytes:
     """Return rows as a CSV file; a value that a row lacks is left empty."""
     columns = columns_of(rows)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(map(as_cell, columns))
+    lines = [csv_line(columns)]
     for row in rows:
-        cells = map(row.get, columns)
-        writer.writerow(map(as_cell, cells))
-    return table.getvalue().encode()
+        lines.append(csv_line(map(row.get, columns)))
+    return "".join(lines).encode()
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Return a line of a CSV file, quoted where needed."""
+    line = io.StringIO()
+    # With this end, cells with either kind of line break are quoted by every version of Python.
+    csv.writer(line, lineterminator="\r\n").writerow(map(as_cell, values))
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def json_lines(records: Sequence[dict]) -> bytes:
@@ -101,10 +117,11 @@ def append_results(folder: Path, records: Sequence[dict]) -> None:
 
 
 def read_csv(path: Path, most: int) -> list[dict]:
-    """Read results.csv of at most `most` images, with the names that columns have today.
+    """Read results.csv of at most `most` images (summary.json says how many there are).
 
-    Numbers are numbers, empty cells None, names and prompts texts. Raises NoRunError, with the
-    line, for anything else; OSError if the file is not there or forbidden.
+    Columns have the names of today. Numbers are numbers, empty cells None, names and prompts texts.
+    Raises NoRunError, with the line, for anything else; OSError if the file is not there or
+    forbidden.
     """
     with (
         open_regular(path, MAX_CSV_BYTES) as binary,
@@ -119,7 +136,70 @@ def read_csv(path: Path, most: int) -> list[dict]:
 
 def _lines(file: io.TextIOWrapper) -> Iterator[str]:
     """Yield the lines of a file. Raises SchemaError for a long one."""
-    while line := file.readline(MAX_LINE):
+    for line in iter(partial(file.readline, MAX_LINE), ""):
         if len(line) == MAX_LINE:
             raise SchemaError(f"over {MAX_LINE:,} characters")
         yield line
+
+
+def _rows(lines: Iterator[list[str]], most: int) -> Iterator[dict]:
+    """Yield the rows of a table, each checked."""
+    columns = _columns(next(lines, []))
+    readers = [reader_of(column) for column in columns]
+    names = set()
+    for cells in filter(None, lines):
+        if len(cells) != len(columns):
+            raise SchemaError(f"{len(cells)} cells, the first line has {len(columns)}")
+        row = {}
+        for column, cell, read in zip(columns, cells, readers, strict=True):
+            row[column] = _read_cell(column, cell, read)
+        if row["name"] in names:
+            raise SchemaError(f"{shown(row['name'])} twice")
+        names.add(row["name"])
+        if len(names) > most:
+            raise SchemaError(f"more than the {most:,} images that summary.json has")
+        if len(names) * len(columns) > MAX_CELLS:
+            raise SchemaError(f"over {MAX_CELLS:,} cells")
+        yield row
+
+
+def _columns(cells: Sequence[str]) -> list[str]:
+    """Return the names of the columns, from the first line. Raises SchemaError."""
+    columns = list(new_spelling(dict.fromkeys(map(from_cell, cells))))
+    if len(columns) != len(cells) or len(columns) > MAX_COLUMNS:
+        raise SchemaError(
+            f"{len(cells)} columns, at most {MAX_COLUMNS} with their own names are read"
+        )
+    for column in columns:
+        name_check(column)
+    lacking = [name for name in ("name", "bytes", "bpp") if name not in columns]
+    if lacking:
+        raise SchemaError(f"no {', '.join(lacking)}")
+    return columns
+
+
+def reader_of(column: str) -> Callable[[str], object]:
+    """Return what reads the cells of a column. It raises SchemaError."""
+    parse: Callable[[str], object] = from_cell if column in TEXTS else number_in
+    check = check_of(column)
+
+    def read(cell: str) -> object:
+        value = parse(cell)
+        check(value)
+        return value
+
+    return read
+
+
+def check_of(column: str) -> Check:
+    """Return the check of the values in a column of results.csv."""
+    if column.startswith("bytes_"):
+        return LAYER
+    return CHECKS.get(column, RESULT)
+
+
+def _read_cell(column: str, cell: str, read: Callable[[str], object]) -> object:
+    try:
+        return read(cell)
+    except SchemaError as error:
+        raise SchemaError(f"{printable(column)}: {error}") from None

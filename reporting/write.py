@@ -11,6 +11,7 @@ from common.files import ROOT, write
 from dataloaders import Samples
 from metrics import SetValue
 from reporting.page import run_page
+from reporting.records import read_records
 from reporting.rows import (
     COSTS,
     TEXTS,
@@ -20,12 +21,10 @@ from reporting.rows import (
     baseline_rows,
     columns_of,
     costs_of,
-    csv_file,
-    json_lines,
-    read_records,
-    read_run,
     without_costs,
 )
+from reporting.runs import read_run
+from reporting.tables import csv_file, json_lines
 
 PACKAGES = (
     "torch",
@@ -101,7 +100,7 @@ def made_by() -> dict:
             continue
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
-        "command": command,
+        "command": command.encode(errors="surrogateescape").decode(errors="replace"),
         "versions": {name: number for name, number in versions.items() if number},
     }
 

@@ -5,6 +5,7 @@ python -m pytest tests/test_evaluation.py
 
 import argparse
 import json
+import os
 
 import numpy as np
 import pytest
@@ -23,11 +24,13 @@ from evaluation.flags import (
     rate,
     seconds,
 )
-from evaluation.setup import check_names, claim, compare_settings, settings_of
+from evaluation.folder import claim, compare_settings
+from evaluation.setup import check_names, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
 from reporting.write import write_report
 
+NO_PROCESS = 99_999_999  # an id that no system gives
 RECORD = """name: {name}
 prompt: a barn
 bytes: {{text: 22, sketch: {sketch}, overhead: 12, total: {total}}}
@@ -111,16 +114,19 @@ def test_claim_and_compare(tmp_path):
     folder = tmp_path / "run"
     compare_settings(folder, {"N": 4})
     assert not folder.exists()
-    claim(folder, {"N": 4}, overwrite=False)
-    for file in ("a_caption.yaml", "b_failed.txt", ".b.pics.17.tmp"):
+    folder.mkdir()
+    claim(folder, {"N": 4}, [], overwrite=False)
+    alive = f".b.pics.{os.getppid()}.tmp"
+    for file in ("a_caption.yaml", "b_failed.txt", f".b.pics.{NO_PROCESS}.tmp", alive):
         (folder / file).write_text("")
     # What failed is tried again; what a killed run left half done is gone.
-    claim(folder, {"N": 4}, overwrite=False)
-    assert sorted(path.name for path in folder.iterdir()) == ["a_caption.yaml", "settings.json"]
+    claim(folder, {"N": 4}, [], overwrite=False)
+    left = [alive, "a_caption.yaml", "settings.json"]
+    assert sorted(path.name for path in folder.iterdir()) == left
     compare_settings(folder, {"N": 4})
     with pytest.raises(ValueError, match="N 4 -> 5"):
         compare_settings(folder, {"N": 5})
-    claim(folder, {"N": 5}, overwrite=True)
+    claim(folder, {"N": 5}, [], overwrite=True)
     assert not (folder / "a_caption.yaml").exists()
     compare_settings(folder, {"N": 5})
 

@@ -121,7 +121,7 @@ def test_a_run_that_was_ended_goes_on(sent, status, workers, photos, tmp_path):
     if sent == signal.SIGINT:
         assert json.loads(printed.splitlines()[-1])["sketches_left"] > 0
         assert errors.endswith("stopped: start it again to go on\n") and "Traceback" not in errors
-    torn = tmp_path / "out" / "train" / ".torn.png.1.tmp"
+    torn = tmp_path / "out" / "train" / ".torn.png.99999999.tmp"
     torn.write_bytes(b"half a sketch")
     assert run(photos, tmp_path / "out", "--short_side", "512") == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
@@ -192,7 +192,7 @@ def test_a_few_images_are_done_by_one_process():
         (["--test", "0"], "--test 0.0"),
         (["--test", "0.5", "--valid", "0.5"], "leave some for train/"),
         (["--workers", "-1"], "--workers -1"),
-        (["--sketch_type", "sobel"], "unknown annotator 'sobel': choose one of hed-tiny, hed, pid"),
+        (["--sketch_type", "sobel"], "unknown annotator 'sobel': choose one of hed-tiny, hed"),
     ],
 )
 def test_wrong_usage_is_status_2(wrong, said, tmp_path, capsys):

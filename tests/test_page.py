@@ -118,6 +118,26 @@ def test_loads_without_an_error(browser, folder, page, size, scheme):
     assert not ask(browser, "window.x")  # what the hostile texts would have set
 
 
+@pytest.mark.parametrize("page", ["run", "both"])
+def test_what_somebody_put_into_a_page_does_nothing(browser, folder, page, tmp_path):
+    """A script, a handler, a picture and a style from elsewhere, a form, a frame."""
+    there = (folder.parent / page / "index.html").read_text()
+    evil = '<script>window.x = 1</script><img src="data:," onerror="window.x = 1">'
+    evil += '<img src="http://evil.invalid/x.png"><iframe src="data:text/html,x"></iframe>'
+    evil += (
+        '<link rel="stylesheet" href="http://evil.invalid/x.css"><base href="http://evil.invalid/">'
+    )
+    evil += "<style>main { display: none }</style>"
+    (tmp_path / "index.html").write_text(there.replace("<main>", f"{evil}<main>"))
+    show(browser, tmp_path)
+    assert not ask(browser, "window.x")
+    assert ask(browser, "document.querySelector('main').getBoundingClientRect().height > 0")
+    assert ask(browser, "document.baseURI").startswith("file:")
+    violations = [line["message"] for line in browser.get_log("browser")]
+    for directive in ("script-src", "img-src", "default-src", "style-src-elem", "base-uri"):
+        assert any(f"{directive} " in line for line in violations), directive
+
+
 def test_it_is_dark_in_the_dark(browser, folder):
     shades = {}
     for scheme in ("light", "dark"):

@@ -7,11 +7,27 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
+import diffusers
 import pytest
+from helpers.hostile_models import ROWS
 
+import color_codec
+import text_codec
 from common.files import ROOT
-from presets import PRESETS, PresetError, cure, get_preset, writer_of
+from evaluation.flags import parser
+from presets import (
+    LEAST_ABOVE_0,
+    PRESETS,
+    RANGES,
+    SAMPLERS,
+    Preset,
+    PresetError,
+    cure,
+    get_preset,
+    writer_of,
+)
 
 
 def write_preset(folder, **content):
@@ -66,8 +82,8 @@ def test_folder_starts_from_a_row_and_resolves_its_paths(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"base": "tiny", "step": 3}, "unknown step"),
-        ({"base": "tiny", "number": 3}, "unknown number"),
+        ({"base": "tiny", "step": 3}, "unknown 'step'"),
+        ({"base": "tiny", "number": 3}, "unknown 'number'"),
         ({"base": "huge"}, "one of tiny, sd21, sd15"),
         ({"steps": 3}, '"base"'),
         ({"base": "tiny", "steps": "3"}, "steps must be int, not '3'"),
@@ -108,3 +124,52 @@ def test_import_is_light():
     command = [sys.executable, "-c", code]
     seen = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert seen.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_strangers_preset_is_refused_in_one_line(tmp_path, capsys, name):
+    content = ROWS[name]
+    file = tmp_path / "preset.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    begun = time.process_time()
+    with pytest.raises(SystemExit) as caught:
+        parser("evaluate").parse_args(["--preset", str(tmp_path)])
+    assert time.process_time() - begun < 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2
+    assert f"error: argument --preset: {file}" in line
+    assert len(line) < 1000
+    with pytest.raises(PresetError) as refused:
+        get_preset(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x/" * 5000, "~nobody-of-that-name", "a\0b", ""])
+def test_a_name_that_is_none(name):
+    with pytest.raises(PresetError) as caught:
+        get_preset(name)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 1000
+
+
+def test_every_number_has_a_range():
+    numbers = [field.name for field in dataclasses.fields(Preset) if field.type in (int, float)]
+    assert set(RANGES) == set(numbers)
+    for name, (low, high) in RANGES.items():
+        for value in (low, high):
+            assert getattr(dataclasses.replace(PRESETS["tiny"], **{name: value}), name) == value
+
+
+def test_ranges_are_those_of_the_codecs():
+    assert RANGES["color_bytes"][1] == color_codec.MAX_BYTES
+    assert LEAST_ABOVE_0["color_bytes"] == color_codec.MIN_BYTES
+    assert LEAST_ABOVE_0["prompt_bits"] == text_codec.SUBSET_BITS[0]
+    assert RANGES["prompt_bits"][1] == text_codec.SUBSET_BITS[-1]
+
+
+def test_samplers_are_schedulers_of_diffusers():
+    needs_a_package = {"DPMSolverSDEScheduler"}
+    for name in set(SAMPLERS) - needs_a_package:
+        assert issubclass(getattr(diffusers, name), diffusers.SchedulerMixin)
+    for row in PRESETS.values():
+        assert {row.sampler, row.sketch_sampler} <= set(SAMPLERS)

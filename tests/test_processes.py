@@ -1,10 +1,6 @@
 """A run's results are the same at once, killed and resumed, in batches, by several processes.
 
-    python -m pytest tests/test_processes.py
-
-Run as a script, this file is `eval_PICS.py` with an encoder that needs no models:
-
-    PYTHONPATH=. python tests/test_processes.py --data_root PHOTOS --output RUNS
+python -m pytest tests/test_processes.py
 """
 
 import csv
@@ -16,68 +12,30 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from helpers.stub_run import BAD, StubEncoder, arguments, run, script_args, stub
 from PIL import Image
 
-import bitstream
-from codec import Conditions, Decoded, Encoded
-from evaluation import flags, loop, processes, setup
+from evaluation import loop, setup
 from evaluation.evaluator import Evaluator
+from evaluation.folder import claim
 from evaluation.loop import ProgressMonitor, finish, split, work
 from evaluation.processes import ProcessGroup
-from evaluation.setup import Run, claim, workers_for
+from evaluation.setup import Run, workers_for
 from evaluation.timing import Stopwatch
-from prompt_inversion.search import PromptConfig
 from reporting.rows import COSTS
-from text_codec.prompt import Prompt
 
 ROOT = Path(__file__).parent.parent
-BAD = (255, 0, 0)  # an image of this color cannot be encoded
 forks = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 CORES = ("1", pytest.param("3", marks=forks))
 NAMES = tuple(f"p{i}" for i in range(7))
-
-
-class StubDecoder:
-    """Gives a plain image, in a gray that depends on the whole file."""
-
-    generator = SimpleNamespace(parameters=1000)
-
-    def decode(self, data):
-        stream = bitstream.unpack(data)
-        image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
-        conditions = Conditions(Prompt((1, 2), "a barn", None), image[..., 0], None)
-        return Decoded(image, conditions, stream)
-
-
-class StubEncoder:
-    """Needs no models; refuses a batch with an image that is all of the color BAD."""
-
-    def __init__(self, pause_s=0.0):
-        self.decoder, self.pause_s = StubDecoder(), pause_s
-        self.prompter = SimpleNamespace(search=PromptConfig())
-        self.clip = SimpleNamespace(similarity=lambda original, pictures: [0.5] * len(pictures))
-
-    def encode_all(self, images, sizes):
-        time.sleep(self.pause_s)
-        if bad := [image for image in images if (image == BAD).all()]:
-            raise ValueError(f"{len(bad)} red\npictures")
-        return [self._encode(image, size) for image, size in zip(images, sizes, strict=True)]
-
-    def _encode(self, image, size):
-        (height, width), tint = image.shape[:2], int(image.mean())
-        text, sketch = bytes([tint] * 3), bytes(9)
-        sizes = (size[1], size[0], width, height)
-        stream = bitstream.Stream(4097, *sizes, seed=tint % 4, text=text, sketch=sketch)
-        return Encoded(bitstream.pack(stream), (1, 2), 0.25, image[..., 1], (0.5, 0.25))
 
 
 @pytest.fixture
@@ -92,13 +50,11 @@ def photos(tmp_path):
     return folder
 
 
-def arguments(photos, output, *more):
-    return ["--data_root", str(photos), "--output", str(output), "--metrics", "psnr,color", *more]
-
-
 def script(photos, output, cores="1"):
-    command = [sys.executable, __file__, *arguments(photos, output, "--batch_size", "2")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": cores}
+    stub_run = ROOT / "tests" / "helpers" / "stub_run.py"
+    command = [sys.executable, stub_run, *arguments(photos, output, "--batch_size", "2")]
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": cores}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -135,18 +91,7 @@ def without_costs(record):
 def in_process(monkeypatch, photos, output, *more):
     """Run in this process; the exit status."""
     stub(monkeypatch.setattr)
-    return loop.evaluate(script_args(arguments(photos, output, *more)), "PICS")
-
-
-def stub(setattr_, pause_s=0.0):
-    setattr_(processes, "choose_device", lambda _: "cpu")
-    setattr_(loop, "Encoder", lambda *_: StubEncoder(pause_s))
-
-
-def script_args(argv):
-    parser = flags.parser(__doc__)
-    parser.add_argument("--lam_sketch")
-    return parser.parse_args(argv)
+    return run(photos, output, *more)
 
 
 @pytest.fixture
@@ -320,9 +265,9 @@ class State:
 def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, capsys):
     args = script_args(arguments(photos, tmp_path / "out"))
     stub(monkeypatch.setattr)
-    alone = setup.prepare(args, "PICS")
+    alone = setup.prepare(args, "PICS", ExitStack())
     folder, samples, metrics = alone.folder, alone.samples, alone.metrics
-    claim(folder, setup.settings_of(args, "PICS"), overwrite=False)
+    claim(folder, setup.settings_of(args, "PICS"), NAMES, overwrite=False)
     for rank in reversed(range(count)):  # rank 0 last, which waits for the others
         group = ProcessGroup("cpu", State(rank, count))
         evaluator = Evaluator(folder, StubEncoder(), metrics, {}, Stopwatch(), "cpu")
@@ -332,8 +277,3 @@ def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, c
     assert finish(run) == 1
     assert results(tmp_path / "out") == whole
     assert capsys.readouterr().err.count("  0%") == 1  # one bar, of all
-
-
-if __name__ == "__main__":
-    stub(setattr, pause_s=0.05)
-    sys.exit(loop.evaluate(script_args(sys.argv[1:]), "PICS"))

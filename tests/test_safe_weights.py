@@ -15,10 +15,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers.checkpoints import make_clip, make_controlnet, make_stable_diffusion
+from helpers.hostile_models import FOLDERS
 from PIL import Image
 
 from annotator import load_annotator
@@ -206,17 +209,28 @@ def test_a_captioners_folder(planted, tmp_path):
     assert not sprung.exists()
 
 
-def test_a_text_to_image_folder_with_python_files(own):
-    """`model_index.json` may name a module of the folder: diffusers must not import it."""
-    sprung, folder = own / "sprung", own / "generator"
-    (folder / "unet" / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\nclass Evil: pass\n")
-    index = (folder / "model_index.json").read_text()
-    evil = index.replace('"diffusers",\n    "UNet2DConditionModel"', '"evil",\n    "Evil"')
-    assert evil != index
-    (folder / "model_index.json").write_text(evil)
-    with pytest.raises(UnavailableError, match=str(folder)):
+PYTHON_FORMS = [name for name in FOLDERS if name.endswith(".py")]
+
+
+@pytest.mark.parametrize("form", PYTHON_FORMS)
+def test_a_text_to_image_folder_with_python_files(form, own, monkeypatch):
+    """diffusers before 0.38 runs a file that the folder names: no library reads the folder."""
+    folder = own / "generator"
+    FOLDERS[form](own)
+    for kind in (diffusers.StableDiffusionPipeline, transformers.CLIPTextModel):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(UnavailableError, match=rf"{folder}: ValueError: \S+\.py: "):
         load_generator(preset_of(own), "cpu")
-    assert not sprung.exists() and "evil" not in sys.modules
+    assert not (own / "sprung").exists()
+    assert "evil" not in sys.modules
+
+
+def test_a_module_of_another_name(own):
+    """The class of a part is looked up in no other package: to import one is to run it."""
+    FOLDERS["a module that is installed"](own)
+    with pytest.raises(UnavailableError, match=r"model_index\.json: unet is "):
+        load_generator(preset_of(own), "cpu")
+    assert "antigravity" not in sys.modules
 
 
 def test_weights_of_a_metric(planted, tmp_path, monkeypatch):

@@ -174,6 +174,7 @@ def test_two_processes_give_the_results_of_one(done, preset, photos, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert results(folder) == results(done[0])
     assert json.loads((folder / "summary.json").read_text())["failed"] == ["broken"]
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_costs_of_every_stage_are_in_the_results(done):

@@ -5,9 +5,11 @@ python -m pytest tests/test_train_compressai.py
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -106,6 +108,15 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+def losses_in_logs(out):
+    """(step, loss) of all training rows in the logs of all runs."""
+    rows = []
+    for file in sorted(out.glob("logs/csv/*/metrics.csv")):
+        with file.open() as lines:
+            rows += [(row["step"], row["loss"]) for row in csv.DictReader(lines) if row["loss"]]
+    return rows
+
+
 @pytest.mark.parametrize(
     "stops", [[], [BATCHES], [1], [2, BATCHES + 1]], ids=["epochs", "end", "middle", "twice"]
 )
@@ -126,6 +137,8 @@ def test_a_stopped_training_goes_on_with_the_very_losses_of_an_unbroken_one(
         more = ["--checkpoint", str(tmp_path / "b" / "checkpoint.pth.tar")]
     assert train(sketches, tmp_path / "b", "-e", "3", *more, "-n", "1") == 0
     assert seen == unbroken
+    # The step after which it stopped is logged as well.
+    assert set(losses_in_logs(tmp_path / "b")) >= set(losses_in_logs(tmp_path / "a"))
     for part in ("state_dict", "optimizer_states"):
         assert same(checkpoint(tmp_path / "a")[part], checkpoint(tmp_path / "b")[part])
     assert len({row[0] for row in seen}) == len(seen)
@@ -247,6 +260,30 @@ def test_two_devices_train_one_codec(sketches, tmp_path):
     assert checkpoint(tmp_path)["training"]["steps"] == BATCHES
 
 
+@pytest.mark.slow
+def test_two_devices_go_on_with_the_losses_of_an_unbroken_training(sketches, tmp_path):
+    """Ctrl-C after the first epoch, in the process that was started."""
+    flags = f"-n 0 -e 4 --batch-size 2 --patch-size {SIDE} --devices 2 --picture_every 0".split()
+    command = [sys.executable, "train_compressai.py", "-d", str(sketches), *flags]
+    unbroken = subprocess.run([*command, "--out", str(tmp_path / "a")], cwd=FOLDER.parent)
+    assert unbroken.returncode == 0
+
+    file = tmp_path / "b" / "checkpoint.pth.tar"
+    command += ["--out", str(tmp_path / "b")]
+    with subprocess.Popen(command, cwd=FOLDER.parent) as stopped:
+        while not file.exists() and stopped.poll() is None:
+            time.sleep(0.05)
+        stopped.send_signal(signal.SIGINT)
+    assert stopped.returncode == 130
+    assert BATCHES <= checkpoint(tmp_path / "b")["training"]["steps"] < 4 * BATCHES
+    resumed = subprocess.run([*command, "--checkpoint", str(file)], cwd=FOLDER.parent)
+    assert resumed.returncode == 0
+    # The step after which it stopped is logged as well.
+    assert set(losses_in_logs(tmp_path / "b")) >= set(losses_in_logs(tmp_path / "a"))
+    for part in ("state_dict", "optimizer_states"):
+        assert same(checkpoint(tmp_path / "a")[part], checkpoint(tmp_path / "b")[part])
+
+
 def test_crops_are_a_function_of_seed_epoch_and_index(sketches):
     data = training.Sketches(sketches / "train", (SIDE, SIDE), seed=1)
     again = training.Sketches(sketches / "train", (SIDE, SIDE), seed=1)
@@ -291,6 +328,13 @@ def test_losses_are_those_of_each_sample_at_its_lambda():
         (["--patch-size", "192", "200"], "--patch-size 192 200"),
         (["--checkpoint", "absent.pth.tar"], "no checkpoint at absent"),
         (["--lambda", "0"], "must be positive"),
+        (["--lambda", "nan"], "lambda nan: give 1e-09 to 1e+09"),
+        (["--lambda_range", "1", "inf"], "lambda inf: give 1e-09 to 1e+09"),
+        (["-lr", "nan"], "--learning-rate nan: give a finite number"),
+        (["--aux-learning-rate", "-1"], "--aux-learning-rate -1.0: give a finite number"),
+        (["--max_seconds", "inf"], "--max_seconds inf: give a finite number"),
+        (["--max_seconds", "0"], "--max_seconds 0: give a positive number"),
+        (["--seed", "2147483648"], "--seed 2147483648: at most 2147483647"),
         (["--lambda_range", "2", "1"], "--lambda_range 2.0 1.0: give the lower one first"),
         (["--lambda_range", "1", "2", "-m", "mbt2018"], "mbt2018 has one rate"),
         (["--devices", "4"], "--batch-size 2 cannot be shared evenly by 4 devices"),
@@ -330,6 +374,23 @@ def test_a_checkpoint_of_something_else_is_an_error(sketches, tmp_path, capsys, 
     file.write_bytes(b"broken")
     assert train(sketches, tmp_path / "out", "-e", "1", "--checkpoint", str(file)) == 1
     assert "is no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_broken_image_is_named_in_one_line(sketches, tmp_path, capsys, workers):
+    folder = shutil.copytree(sketches, tmp_path / "sketches")
+    broken = folder / "train" / "rings" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert train(folder, tmp_path / "out", "-e", "1", "-n", workers) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"train_compressai.py: {broken}: cannot be read as a picture")
+
+
+def test_devices_that_are_not_there_are_an_error(sketches, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert train(sketches, tmp_path, "-e", "1", "--cuda") == 1
+    assert "--accelerator gpu: No supported gpu backend" in capsys.readouterr().err
 
 
 def test_a_folder_without_images_is_an_error(tmp_path, capsys):

@@ -113,7 +113,9 @@ def make_stable_diffusion(folder: Path, style: str) -> Path:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     make_tokenizer(folder / "tokenizer", length=LENGTH[style], pad=PAD[style])
     weights = folder / "text_encoder" / "model.safetensors"
-    renamed = {f"text_model.{name}": weight for name, weight in load_file(weights).items()}
+    renamed = {}
+    for name, weight in load_file(weights).items():
+        renamed[f"text_model.{name.removeprefix('text_model.')}"] = weight
     save_file(renamed, weights, metadata={"format": "pt"})
     return folder
 
