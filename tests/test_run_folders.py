@@ -191,11 +191,13 @@ def test_a_spreadsheet_sees_no_formula(start, tmp_path):
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+# Torch may switch subnormal numbers off in this process, and hypothesis then refuses them.
+NUMBER = st.floats(-1e15, 1e15, allow_subnormal=False)
 BEGINNINGS = st.sampled_from(["", "=", "'", "-", "''+", "\t", '"', ",", "\r", "\n"])
 
 
 @QUICK
-@given(start=BEGINNINGS, text=TEXT, number=st.floats(-1e15, 1e15))
+@given(start=BEGINNINGS, text=TEXT, number=NUMBER)
 def test_texts_and_numbers_come_back(start, text, number, tmp_path_factory):
     rows = [{"name": "a", "prompt": start + text, "bytes": 3, "bpp": 0.5, "psnr": number}]
     path = tmp_path_factory.getbasetemp() / "table.csv"
@@ -206,7 +208,7 @@ def test_texts_and_numbers_come_back(start, text, number, tmp_path_factory):
 # ---- records
 
 
-PLAIN = st.none() | st.booleans() | st.integers(-(10**15), 10**15) | TEXT | st.floats(-1e15, 1e15)
+PLAIN = st.none() | st.booleans() | st.integers(-(10**15), 10**15) | TEXT | NUMBER
 TREES = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
 )

@@ -165,12 +165,11 @@ def spoil(tensor: torch.Tensor, rng: random.Random) -> None:
         limits = torch.iinfo(tensor.dtype)
         number = int(min(max(np.nan_to_num(number), limits.min), limits.max - 1000))
     value = torch.tensor(number).to(tensor.dtype)
-    flat = tensor.view(-1)
     if rng.random() < 0.3:
-        flat.fill_(value)
+        tensor.fill_(value)
         return
     for _ in range(rng.randint(1, 4)):
-        flat[rng.randrange(len(flat))] = value
+        tensor[np.unravel_index(rng.randrange(tensor.numel()), tensor.shape)] = value
 
 
 # ---- torch.save
