@@ -32,16 +32,9 @@ import sys
 import warnings
 from pathlib import Path
 
+from metrics.zoo import ZOO
 from models_ntc.limits import LAMBDAS
 
-ZOO = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
 LARGEST_SEED = 2**31 - 1
 

@@ -16,14 +16,8 @@ import torch
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils import logging as transformers_logging
 
-from common.model_folders import (
-    check_processor,
-    check_transformers,
-    local_folder,
-    one_error,
-    quietly,
-)
-from prompt_inversion.loading import load_first
+from common.model_folders import check_processor, one_error, quietly
+from prompt_inversion.loading import load_first, load_model
 
 MAX_TOKENS = 30  # of a caption; BLIP's own captions have about 10
 BEAMS = 3  # of the search for the most probable caption, as in BLIP's own evaluation
@@ -79,24 +73,12 @@ def load_captioner(
 @quietly(transformers_logging)
 def _load(source: str, device: str | torch.device, **where) -> Captioner:
     """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
-    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    folder = local_folder(source)
-    with one_error("captioner"):
-        check_transformers(BlipForConditionalGeneration, source, folder, **where)
-        # The published weights are a PyTorch file, which transformers reads without unpickling
-        # code.
-        model, report = BlipForConditionalGeneration.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **where
-        )
-    missing = sorted([*report["missing_keys"], *report["mismatched_keys"]])
-    if missing:
-        raise ValueError(
-            f"{source} lacks {len(missing)} weights of a captioner, such as {missing[0]}"
-        )
+    # The published weights are a PyTorch file, which transformers reads without unpickling code.
+    model = load_model(BlipForConditionalGeneration, source, device, "captioner", **where)
     with one_error("image processor"):
         processor = BlipImageProcessor.from_pretrained(source, **where)
         check_processor(processor, model.config.vision_config.image_size)
     with one_error("tokenizer"):
         tokenizer = BertTokenizer.from_pretrained(source, **where)
         tokenizer.decode([0])
-    return Captioner(model.eval().requires_grad_(False).to(device), processor, tokenizer)
+    return Captioner(model, processor, tokenizer)

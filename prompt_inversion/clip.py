@@ -19,15 +19,8 @@ from einops import rearrange
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from common.model_folders import (
-    check_processor,
-    check_transformers,
-    clip_tokenizer,
-    local_folder,
-    one_error,
-    quietly,
-)
-from prompt_inversion.loading import load_first
+from common.model_folders import check_processor, clip_tokenizer, one_error, quietly
+from prompt_inversion.loading import load_first, load_model
 from text_codec.vocabulary import printable_ids
 
 
@@ -155,24 +148,13 @@ def load_clip(
 @quietly(transformers_logging)
 def _load(source: str, device: str | torch.device, **where) -> Clip:
     """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
-    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    folder = local_folder(source)
-    with one_error("CLIP"):
-        check_transformers(CLIPModel, source, folder, **where)
-        model, report = CLIPModel.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-        )
-    missing = [*report["missing_keys"], *report["mismatched_keys"]]
-    if missing:
-        raise ValueError(
-            f"{source} lacks {len(missing)} weights of a CLIPModel, such as {missing[0]}"
-        )
+    model = load_model(CLIPModel, source, device, "CLIP", use_safetensors=True, **where)
     tokenizer = clip_tokenizer(source, model.config.text_config.vocab_size, **where)
     with one_error("image processor"):
         processor = CLIPImageProcessor.from_pretrained(source, **where)
         check_processor(processor, model.config.vision_config.image_size)
     with one_error("CLIP"):
-        clip = Clip(model.eval().requires_grad_(False).to(device), tokenizer, processor)
+        clip = Clip(model, tokenizer, processor)
         clip.text_features([[0]])
     return clip
 

@@ -39,6 +39,7 @@ from models_ntc.networks import expected_tensors, new_network, sizes_of
 from models_ntc.pickled import describe
 from models_ntc.torch_file import open_torch_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MOST_SECONDS = 2.0  # of processor time
 MOST_MEBIBYTES = 500
 QUICK = settings(
@@ -46,14 +47,6 @@ QUICK = settings(
 )
 SKETCH = np.zeros((64, 64), np.uint8)
 SKETCH[20:30] = 255
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -23,16 +23,9 @@ from helpers.small_training import (
 from models_ntc.checkpoint import check_moments
 from models_ntc.codec_file import load_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MOST_SECONDS = 2.0  # of processor time
 MOST_MEBIBYTES = 500
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

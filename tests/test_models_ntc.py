@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.codec_files import TRAINABLE
 from pytorch_msssim import ms_ssim as reference_ms_ssim
 
 from models_ntc import FOLDER, lambda_range, load_sketch_codec
@@ -25,16 +26,6 @@ from models_ntc.sketch_hyperprior import (
     position_of,
 )
 from models_ntc.zoo import ARCHITECTURES
-
-SMALL = {
-    "quarter": 8,
-    "eighth": 12,
-    "sixteenth": 16,
-    "latent": 12,
-    "groups": 2,
-    "hyper_latent": 6,
-    "hyper": 16,
-}
 
 
 def strokes(height=64, width=128, seed=0):
@@ -65,20 +56,13 @@ def lively(net):
 def codec_file(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("codec") / "small.safetensors"
-    save_codec(lively(new_network("sketch", SMALL)), path, "sketch", None, "ms-ssim")
+    save_codec(lively(new_network("sketch", TRAINABLE)), path, "sketch", None, "ms-ssim")
     return path
 
 
 @pytest.fixture(scope="module")
 def codec(codec_file):
     return load_sketch_codec(codec_file)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_decoded_sketch_is_the_encoders_own(codec):
@@ -119,7 +103,7 @@ def test_training_and_coding_place_a_rate_alike(codec):
 
 
 def test_a_network_of_one_lambda_is_in_the_middle_of_its_scale():
-    net = new_network("sketch", SMALL | {"lambda_range": (1.0, 1.0)})
+    net = new_network("sketch", TRAINABLE | {"lambda_range": (1.0, 1.0)})
     position = float(net.position(torch.tensor([1.0])))
     assert position == pytest.approx(float(position_of(net.rate_step(1.0))), abs=1 / RATES)
 
@@ -160,14 +144,14 @@ def test_decoder_layers_equal_integer_arithmetic(codec):
 
 
 def test_weights_that_break_the_bound_are_refused():
-    net = new_network("sketch", SMALL)
+    net = new_network("sketch", TRAINABLE)
     net.synthesis[0].first.weight.data.fill_(1e6)
     with pytest.raises(ValueError, match=r"synthesis may reach .* more than 2\^53"):
         exact_copy(net)
 
 
 def test_latents_beyond_the_limit_are_clamped_before_the_layers(codec, monkeypatch):
-    z = np.full((1, SMALL["hyper_latent"], 1, 1), 5000)
+    z = np.full((1, TRAINABLE["hyper_latent"], 1, 1), 5000)
     monkeypatch.setattr(codec.coder.net, "unfold", lambda latents, t: latents)
 
     def code(mean, indexes, *_):
@@ -235,7 +219,7 @@ def test_pictures_that_are_no_sketches_are_refused(codec, sketch):
 
 
 def test_long_payloads_set_words_aside_and_come_back():
-    gaussian = new_network("sketch", SMALL).gaussian_conditional
+    gaussian = new_network("sketch", TRAINABLE).gaussian_conditional
     gaussian.update()
     tables = Tables(gaussian)
     generator = np.random.default_rng(0)
@@ -251,7 +235,7 @@ def test_long_payloads_set_words_aside_and_come_back():
 
 
 def test_the_coded_length_is_the_information_content():
-    gaussian = new_network("sketch", SMALL).gaussian_conditional
+    gaussian = new_network("sketch", TRAINABLE).gaussian_conditional
     gaussian.update()
     tables = Tables(gaussian)
     indexes = np.full(400, 30)
@@ -266,7 +250,7 @@ def test_a_codec_file_is_named_by_its_contents(codec_file, codec, tmp_path):
     copied.write_bytes(codec_file.read_bytes())
     assert load_sketch_codec(copied).digest == codec.digest and len(codec.digest) == 32
     assert codec.name == "small" and codec.config["metric"] == "ms-ssim"
-    assert codec.config["sizes"]["latent"] == SMALL["latent"]
+    assert codec.config["sizes"]["latent"] == TRAINABLE["latent"]
 
 
 def test_unknown_lambdas_and_files_are_errors(tmp_path):

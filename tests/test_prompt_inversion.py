@@ -33,6 +33,8 @@ from prompt_inversion.search import PromptConfig, invert_prompts
 from prompt_inversion.useful_words import ids_of, ranking
 from text_codec.vocabulary import name_of, token_subset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = ["a", "red", "barn", "under", "stormy", "sky"]
 WORDS += ["blue", "sea", "with", "two", "white", "boats"]
 
@@ -80,15 +82,6 @@ def make_clip(folder: Path, legacy_eos: bool = False) -> Path:
     model.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small are slowed by threads, tenfold where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.codec_files import TRAINABLE
 from PIL import Image
 
 from models_ntc import FOLDER, load_sketch_codec, training
@@ -22,25 +23,9 @@ from models_ntc.loss import ms_ssim, rate_distortion
 from models_ntc.zoo import ARCHITECTURES
 from train_compressai import ZOO, main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 192  # the smallest patch that MS-SSIM takes
-SMALL = {
-    "quarter": 8,
-    "eighth": 12,
-    "sixteenth": 16,
-    "latent": 12,
-    "groups": 2,
-    "hyper_latent": 6,
-    "hyper": 16,
-}
 BATCHES = 3  # in an epoch of `sketches`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +36,7 @@ def small_networks(monkeypatch):
     def small(model, sizes=None):
         few = {"N": 8, "M": 12}
         if model == "sketch":
-            few = SMALL
+            few = TRAINABLE
         elif model.startswith("cheng"):
             few = {"N": 8}
         return new_network(model, {**(sizes or {}), **few})

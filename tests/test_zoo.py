@@ -38,13 +38,6 @@ def net(request):
     return request.param, lively(request.param)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_decoded_latents_are_the_encoders_own(net):
     coder = ZooCoder(net[1])
     payload, latents = coder.encode(strokes())

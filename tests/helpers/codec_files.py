@@ -27,6 +27,16 @@ SMALL = {
     "scale_levels": 8,
     "scale_max": 4.0,
 }
+# Enough channels for a training.
+TRAINABLE = {
+    "quarter": 8,
+    "eighth": 12,
+    "sixteenth": 16,
+    "latent": 12,
+    "groups": 2,
+    "hyper_latent": 6,
+    "hyper": 16,
+}
 ZOO = {"mbt2018-mean": {"N": 4, "M": 6}, "bmshj2018-factorized": {"N": 4, "M": 6}}
 HEADER = 8  # bytes of the header's length in a safetensors file
 

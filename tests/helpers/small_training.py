@@ -14,19 +14,11 @@ import torch
 from PIL import Image
 
 import train_compressai
+from helpers.codec_files import TRAINABLE
 from models_ntc import training
 
 SIDE = 192  # the smallest patch that MS-SSIM takes
 BATCHES = 2  # in an epoch
-SMALL = {
-    "quarter": 8,
-    "eighth": 12,
-    "sixteenth": 16,
-    "latent": 12,
-    "groups": 2,
-    "hyper_latent": 6,
-    "hyper": 16,
-}
 
 
 def make_sketches(folder: Path) -> Path:
@@ -46,7 +38,7 @@ def use_small_networks(patch: pytest.MonkeyPatch) -> None:
     new_network = training.new_network
 
     def small(model: str, sizes: dict | None = None) -> torch.nn.Module:
-        few = SMALL if model == "sketch" else {"N": 8, "M": 12}
+        few = TRAINABLE if model == "sketch" else {"N": 8, "M": 12}
         return new_network(model, {**(sizes or {}), **few})
 
     patch.setattr(training, "new_network", small)

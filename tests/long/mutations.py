@@ -150,17 +150,6 @@ def run(args: argparse.Namespace) -> Found:
     return found
 
 
-def table(counts: Counter) -> str:
-    """Return a Markdown table: a row for each target and way, a column for each outcome."""
-    seen = {outcome for _, _, outcome in counts}
-    columns = [outcome for outcome in (*OUTCOMES, "undocumented") if outcome in seen]
-    rows = [f"| mutated | how | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
-    for target, way in sorted({key[:2] for key in counts}):
-        cells = [str(counts[target, way, column]) for column in columns]
-        rows.append(f"| {target} | {way} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
 def summary(found: Found, args: argparse.Namespace) -> dict:
     """Return the figures, and what of the promise does not hold."""
     files = read = 0
@@ -195,9 +184,12 @@ def summary(found: Found, args: argparse.Namespace) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Read the mutants and return the exit status: 0 where all that is promised held."""
     args = parse_args(argv)
+    sys.path[:0] = [str(ROOT / "tests")]
+    from helpers.outcomes import table
+
     found = run(args)
     result = summary(found, args)
-    print(table(found.counts))
+    print(table(found.counts, ("mutated", "how"), OUTCOMES))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result))

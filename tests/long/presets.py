@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from fuzz.presets import KINDS, Victim  # noqa: E402 - after the path
+from helpers.outcomes import UNDOCUMENTED, table  # noqa: E402 - after the path
 from tqdm import tqdm  # noqa: E402 - after the path
 
 from evaluation.timing import peak_memory, reset_peak_memory  # noqa: E402 - after the path
@@ -82,7 +83,7 @@ def work(numbers: range, seed: int, kinds: tuple[str, ...]) -> tuple:
             outcome = victim.read(mutant)
         except BaseException as error:
             bad.append((number, f"{mutant[:3]}: {type(error).__name__}: {error}"[:300]))
-            outcome = "undocumented"
+            outcome = UNDOCUMENTED
         finally:
             signal.alarm(0)
             victim.restore(mutant)
@@ -112,17 +113,6 @@ def run(args: argparse.Namespace) -> tuple:
     return counts, bad, slowest, grown
 
 
-def table(counts: Counter) -> str:
-    """Return a Markdown table: a row for each kind and way, a column for each outcome."""
-    seen = {outcome for _, _, outcome in counts}
-    columns = [outcome for outcome in (*OUTCOMES, "undocumented") if outcome in seen]
-    rows = [f"| spoiled | how | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
-    for kind, way in sorted({key[:2] for key in counts}):
-        cells = [str(counts[kind, way, column]) for column in columns]
-        rows.append(f"| {kind} | {way} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Read the mutants; return 1 if one breaks the promise."""
     args = parse_args(argv)
@@ -132,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         broken.append(f"mutant {slowest[1]} took {slowest[0]:.2f} s")
     if grown > MOST_BYTES:
         broken.append(f"a process grew by {grown / 1e6:.0f} MB")
-    print(table(counts))
+    print(table(counts, ("spoiled", "how"), OUTCOMES))
     found = {"mutants": args.mutants, "seed": args.seed, "kinds": args.kinds}
     found |= {"slowest_seconds": round(slowest[0], 3), "grown_megabytes": round(grown / 1e6)}
     print(json.dumps({**found, "broken": broken}))

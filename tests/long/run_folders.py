@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from fuzz.run_folders import OUTCOMES, TARGETS, corpus, mutant, read  # noqa: E402 - after the path
+from fuzz.run_folders import OUTCOMES, corpus, mutant, read  # noqa: E402 - after the path
+from helpers.outcomes import table  # noqa: E402 - after the path
 from helpers.races import make_photos  # noqa: E402 - after the path
 from helpers.stub_run import run, stub  # noqa: E402 - after the path
 from tqdm import tqdm  # noqa: E402 - after the path
@@ -60,15 +61,6 @@ def peak_mebibytes() -> float:
     return 0.0
 
 
-def table(counts: Counter) -> str:
-    """Return a Markdown table: a row for each file and way, a column for each outcome."""
-    rows = [f"| changed | how | {' | '.join(OUTCOMES)} |", "|---|---|---:|---:|"]
-    for target, way in sorted({key[:2] for key in counts}, key=lambda key: TARGETS.index(key[0])):
-        cells = [str(counts[target, way, outcome]) for outcome in OUTCOMES]
-        rows.append(f"| {target} | {way} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Read the mutants; return 1 if one breaks the promise."""
     args = parse_args(argv)
@@ -90,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             signal.alarm(0)
             slowest = max(slowest, (time.process_time() - begun, number))
     growth = peak_mebibytes() - before
-    print(table(counts))
+    print(table(counts, ("changed", "how"), OUTCOMES))
     row = {"mutants": args.mutants, "slowest": slowest, "mebibytes": growth, "bad": bad[:20]}
     print(json.dumps(row))
     return int(bool(bad) or slowest[0] > MOST_SECONDS or growth > MOST_MEBIBYTES)
