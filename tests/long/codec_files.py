@@ -10,6 +10,7 @@ that names the file, takes over 2 s of processor time, or a process grows by ove
 """
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -57,9 +58,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 class Worker:
-    """Makes and reads mutants, in a folder of its own."""
+    """Makes and reads mutants, in an empty folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
         """Make the well-formed files, and read each once."""
         import pytest
         from fuzz.codec_files import Reader, corpus
@@ -71,13 +72,13 @@ class Worker:
             use_small_networks,
         )
 
-        self.folder = tempfile.TemporaryDirectory()
-        root = Path(self.folder.name)
         use_small_networks(pytest.MonkeyPatch())
         sketches = make_sketches(root / "sketches")
-        if train(sketches, root / "run", "-e", "1"):
-            raise SystemExit("the training of the well-formed checkpoint failed")
-        self.content = (root / "run" / "checkpoint.pth.tar").read_bytes()
+        with contextlib.redirect_stdout(sys.stderr):
+            if train(sketches, root / "run", "-e", "1"):
+                raise SystemExit("the training of the well-formed checkpoint failed")
+        self.checkpoint = root / "run" / "checkpoint.pth.tar"
+        self.content = self.checkpoint.read_bytes()
         self.training = small_training(sketches)
         self.files = corpus()
         self.reader = Reader(root)
@@ -89,11 +90,11 @@ class Worker:
         """Make a mutant, read it and note how it ended."""
         import torch
         from fuzz.codec_files import checkpoint_mutant, mutant
+        from helpers.outcomes import UNDOCUMENTED
 
         rng = random.Random(f"{seed}/{number}")
         if number % CHECKPOINTS == 0:
-            file = self.folder.name + "/run/checkpoint.pth.tar"
-            good = torch.load(file, weights_only=True)
+            good = torch.load(self.checkpoint, weights_only=True)
             way, data = checkpoint_mutant(good, self.content, rng)
             kind = "checkpoint"
         else:
@@ -106,19 +107,19 @@ class Worker:
                 outcome = self.reader.read(kind, data)
         except Exception as error:  # any other error is what is looked for
             found.bad.append((number, f"{type(error).__name__}: {error}"))
-            outcome = "undocumented"
+            outcome = UNDOCUMENTED
         found.slowest = max(found.slowest, time.process_time() - began)
         found.counts[kind, way, outcome] += 1
 
 
-def start() -> None:
-    """Prepare this process."""
+def start(folder: str) -> None:
+    """Prepare this process, which works in a folder of its own in `folder`."""
     import torch
 
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    start.worker = Worker()
+    start.worker = Worker(Path(tempfile.mkdtemp(dir=folder)))
 
 
 def work(numbers: range, seed: int) -> Found:
@@ -138,7 +139,10 @@ def run(args: argparse.Namespace) -> Found:
     for first in range(0, args.mutants, CHUNK):
         chunks.append(range(first, min(first + CHUNK, args.mutants)))
     found = Found()
-    with ProcessPoolExecutor(args.processes, initializer=start) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(args.processes, initializer=start, initargs=(folder,)) as pool,
+    ):
         parts = pool.map(work, chunks, [args.seed] * len(chunks))
         for part in tqdm(parts, total=len(chunks), unit=f"x{CHUNK}", mininterval=5):
             found.add(part)

@@ -50,13 +50,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def start() -> None:
-    """Make good models for this process."""
+def start(shared: str) -> None:
+    """Make good models for this process, in a folder of its own in `shared`."""
     import torch
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _hang)
-    folder = Path(tempfile.mkdtemp(prefix="presets"))
+    folder = Path(tempfile.mkdtemp(dir=shared))
     (folder / "others").write_text("a file of somebody else")
     start.victim = Victim(folder / "models")
     for kind in KINDS:  # everything once, so that memory is that of the mutants
@@ -103,7 +103,10 @@ def run(args: argparse.Namespace) -> tuple:
     for first in range(0, args.mutants, CHUNK):
         chunks.append(range(first, min(first + CHUNK, args.mutants)))
     counts, bad, slowest, grown = Counter(), [], (0.0, -1), 0
-    with ProcessPoolExecutor(args.processes, initializer=start) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(args.processes, initializer=start, initargs=(folder,)) as pool,
+    ):
         same = ([args.seed] * len(chunks), [kinds] * len(chunks))
         for part in tqdm(pool.map(work, chunks, *same), total=len(chunks), unit=f"x{CHUNK}"):
             counts += part[0]
