@@ -58,7 +58,7 @@ WRONG_IMAGES = {
 @pytest.mark.parametrize("name", WRONG_IMAGES)
 def test_wrong_images(encoder, name):
     images, error = WRONG_IMAGES[name]
-    with pytest.raises(error, match="^an? image|^images must be") as caught:
+    with pytest.raises(error, match=r"^an? image|^images must be") as caught:
         encoder.encode(images)
     assert type(caught.value) is error
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
@@ -82,7 +82,7 @@ WRONG_SIZES = {
 @pytest.mark.parametrize("name", WRONG_SIZES)
 def test_wrong_source_sizes(encoder, name):
     sizes, error = WRONG_SIZES[name]
-    with pytest.raises(error, match="^a source size|^source sizes must be") as caught:
+    with pytest.raises(error, match=r"^a source size|^source sizes must be") as caught:
         encoder.encode([IMAGE], sizes)
     assert type(caught.value) is error
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
