@@ -103,7 +103,7 @@ SUMMARY = renamed(
         others=anything,
     )
 )
-SETTINGS = table(setting_check, most=200)
+SETTINGS = fields({}, {"preset": text(MAX_NAME)}, others=setting_check, most=200)
 MADE = fields({"command": text(), "versions": table(text(MAX_NAME))}, {})
 
 

@@ -222,6 +222,7 @@ KINDS = (
     settings("a pipe", pipe),
     settings("a list", content("[]")),
     settings("a setting is a table", changed(N={"a": 1})),
+    settings("the preset is a number", changed(preset=7)),
     settings("100,000 lists in one another", content(f'{{"N": {DEEP}')),
     settings("2 MB", sparse(2 << 20)),
     made("a pipe", pipe),
