@@ -21,7 +21,7 @@ def one_thread():
 
 
 @pytest.fixture
-def threads():
+def threads_restored():
     """Bring back the number of threads that a test changes."""
     before = torch.get_num_threads()
     yield

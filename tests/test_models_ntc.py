@@ -108,7 +108,7 @@ def test_a_network_of_one_lambda_is_in_the_middle_of_its_scale():
     assert position == pytest.approx(float(position_of(net.rate_step(1.0))), abs=1 / RATES)
 
 
-def test_decoding_does_not_depend_on_threads_or_mkldnn(codec, threads):
+def test_decoding_does_not_depend_on_threads_or_mkldnn(codec, threads_restored):
     payload, sketch = codec.encode_and_decode(strokes(128, 192))
     for count in (1, 2, 4):
         torch.set_num_threads(count)

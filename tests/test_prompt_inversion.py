@@ -132,7 +132,7 @@ def test_swaps_find_the_ids_of_the_plain_loop(clip, pictures):
     ("length", "steps", "threads"), [(1, 80, 1), (5, 80, 1), (16, 80, 1), (16, 12, 2)]
 )
 def test_an_image_gets_the_same_prompt_alone_and_anywhere_in_a_batch(
-    clip, pictures, length, steps, threads
+    clip, pictures, length, steps, threads, threads_restored
 ):
     torch.set_num_threads(threads)
     config = PromptConfig(length=length, steps=steps, descent=steps // 3, swaps=8)
@@ -149,7 +149,8 @@ def test_the_work_fits_the_budget_and_is_told_with_the_cosine(clip, pictures):
         assert seconds == sorted(seconds) and cosines == sorted(cosines)
         assert cosines[-1] == prompt.cosine
     clock = invert_prompts(pictures, clip, PromptConfig(steps=10**9, seconds=0.2))
-    assert all(prompt.history[-2][1] < 0.2 for prompt in clock)
+    for prompt in clock:
+        assert all(seconds < 0.2 for _, seconds, _ in prompt.history[:-1])
 
 
 def ids_used(prompts):

@@ -71,7 +71,7 @@ def test_garbled_payloads_are_caught(net):
         coder.decode(payload[:-3], BLOCKS)
 
 
-def test_decoding_does_not_depend_on_threads_or_mkldnn(net, threads):
+def test_decoding_does_not_depend_on_threads_or_mkldnn(net, threads_restored):
     coder = ZooCoder(net[1])
     payload, latents = coder.encode(strokes())
     for count in (1, 2, 4):
