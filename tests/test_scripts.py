@@ -33,7 +33,7 @@ SIDE_BY_SIDE = """
 import sys
 import eval_PICS
 from evaluation import setup
-setup.worker_count = lambda _: 2
+setup.worker_count = lambda *_: 2
 sys.exit(eval_PICS.main(sys.argv[1:]))
 """
 SCRIPTS = ("eval_PIC.py", "eval_PICS.py", "pics.py", "report.py")
@@ -253,7 +253,8 @@ def test_folders_are_encoded_and_the_broken_image_is_named(preset, photos, tmp_p
     files = tmp_path / "files"
     command = ["encode", str(photos), str(files), "--preset", str(preset), "--no_sketch"]
     assert pics.main(command) == 1
-    assert sorted(path.name for path in files.iterdir()) == ["a_one.pics", "b_one.pics"]
+    names = ["a_one.pics", "b_one.pics", "done.jsonl"]
+    assert sorted(path.name for path in files.iterdir()) == names
     assert "failed: broken" in capsys.readouterr().err
 
 
