@@ -6,15 +6,20 @@
     python pics.py info photo.pics
     python pics.py drop photo.pics color smaller.pics       # remove the color layer
 
-Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`. Decoding needs the file and the
-models of the preset that wrote it, nothing else.
+Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`, side by side on the cores of a
+CPU. What is done is not done again: started again, a stopped run goes on; the last line on stdout
+is a JSON summary. Decoding needs the file and the models of the preset that wrote it, nothing else.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bitstream
 import text_codec
@@ -23,6 +28,7 @@ from common.device import choose_device
 from common.files import complain, png, printable, say, write
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
+from evaluation.conversion import FAILURES, Conversion, Job, Made, converting, file_digest
 from evaluation.flags import (
     DEVICE_HELP,
     LAM_SKETCH_HELP,
@@ -33,6 +39,9 @@ from evaluation.flags import (
     rate,
 )
 from presets import PRESETS, Preset, PresetError, writer_of
+
+if TYPE_CHECKING:
+    from codec import Decoder, Encoder
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -66,6 +75,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     for command in (encode, decode):
         command.add_argument("--device", help=DEVICE_HELP)
+        command.add_argument(
+            "--overwrite", action="store_true", help="do finished files of a folder again"
+        )
     drop = commands.add_parser("drop", help="remove a layer from a file")
     drop.add_argument("file", type=Path, help="the .pics file")
     drop.add_argument("layer", choices=("color",), help="the layer to remove")
@@ -79,50 +91,122 @@ def encode(args: argparse.Namespace) -> int:
     """Encode an image or a folder."""
     from codec import Encoder
 
-    names, load = images_at(args.photo, args.preset.short_side)
-    config = encoder_config(args, sketch=not args.no_sketch)
-    encoder = Encoder(args.preset, config, choose_device(args.device))
+    folder = args.file if args.photo.is_dir() else None
+    jobs = photo_jobs(args)
+    config, device = encoder_config(args, sketch=not args.no_sketch), choose_device(args.device)
+    with converting(folder, args.overwrite) as conversion:
+        encoder = Encoder(args.preset, config, device)
+        if folder:  # one progress bar, that of the folder
+            prompter = encoder.prompter
+            prompter.search = dataclasses.replace(prompter.search, progress=False)
+        todo = conversion.unfinished(jobs, partial(origin_of, encoder))
+        parameters = encoder.decoder.generator.parameters
+        conversion.work(todo, partial(encode_photo, encoder), device, parameters)
+    return conversion.finish()
 
-    def encode_one(name: str, target: Path) -> str:
-        sample = load(name)
-        data = encoder.encode([sample.image], [(sample.source_height, sample.source_width)])[0]
-        write(target, data)
-        height, width = sample.image.shape[:2]
-        bpp = bitstream.bits_per_pixel(data, height, width)
-        return f"{len(data)} bytes, {bpp:.5f} bpp at {width}x{height}"
 
-    return each(names, args.photo, args.file, ".pics", encode_one)
+def photo_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return a job for the image, or for each of the folder."""
+    if not args.photo.is_dir():
+        return [Job(args.photo.stem, args.photo, args.file)]
+    samples = load_samples(args.photo, None, args.preset.short_side)
+    jobs = []
+    for name, path in zip(samples.names, samples.paths, strict=True):
+        jobs.append(Job(name, Path(path), args.file / f"{name}.pics"))
+    return jobs
 
 
-def images_at(path: Path, short_side: int) -> tuple[list[str], Callable]:
-    """Return the names of the images at `path` and the function that loads one."""
-    if not path.is_dir():
-        return [path.stem], lambda name: load_sample(path, short_side)
-    samples = load_samples(path, None, short_side)
-    index = {name: i for i, name in enumerate(samples.names)}
-    return list(samples.names), lambda name: samples[index[name]]
+def encode_photo(encoder: "Encoder", job: Job) -> Made:
+    """Encode one image. Raises ImageError, and what the models raise."""
+    origin = origin_of(encoder, job)  # before it is read, lest a newer photograph be taken for it
+    sample = load_sample(job.source, encoder.preset.short_side)
+    data = encoder.encode([sample.image], [(sample.source_height, sample.source_width)])[0]
+    height, width = sample.image.shape[:2]
+    bpp = bitstream.bits_per_pixel(data, height, width)
+    return Made(data, origin, f"{len(data)} bytes, {bpp:.5f} bpp at {width}x{height}")
+
+
+def origin_of(encoder: "Encoder", job: Job) -> str:
+    """Return the SHA-256 of an image's file and of the settings and models that encode it, or ""
+    if the file cannot be read.
+    """
+    photo = file_digest(job.source)
+    settings = (encoder.preset, encoder.config, encoder.fingerprint)
+    return hashlib.sha256(f"{photo} {settings}".encode()).hexdigest() if photo else ""
 
 
 def decode(args: argparse.Namespace) -> int:
     """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
+    folder = args.photo if args.file.is_dir() else None
+    jobs = file_jobs(args)
+    with converting(folder, args.overwrite or args.force) as conversion:
+        todo = conversion.unfinished(jobs, lambda job: file_digest(job.source))
+        groups = by_models(conversion, todo, args.preset)
+        if groups:
+            decode_groups(conversion, groups, args)
+    return conversion.finish()
+
+
+def file_jobs(args: argparse.Namespace) -> list[Job]:
+    """Return a job for the file, or for each of the folder. Raises ValueError if it has none."""
+    if not args.file.is_dir():
+        return [Job(args.file.stem, args.file, args.photo)]
+    paths = sorted(args.file.glob("*.pics"))
+    if not paths:
+        raise ValueError(f"{args.file} holds no .pics file")
+    return [Job(path.stem, path, args.photo / f"{path.stem}.png") for path in paths]
+
+
+def by_models(
+    conversion: Conversion, jobs: Sequence[Job], row: Preset | None
+) -> dict[tuple[Preset, bool, bool], list[Job]]:
+    """Return {(preset, whether there is a sketch, a color layer): files}, by the preset's name.
+
+    row: the preset of all files; None: each file's own. Files that are broken fail.
+    """
+    groups = defaultdict(list)
+    for job in jobs:
+        try:
+            stream = bitstream.unpack(read_file(job.source))
+            own = row or writer(stream)
+        except FAILURES as error:
+            conversion.fail([job], error)
+            continue
+        groups[own, stream.sketch is not None, stream.color is not None].append(job)
+    return dict(sorted(groups.items(), key=lambda group: group[0][0].name))
+
+
+def decode_groups(
+    conversion: Conversion,
+    groups: dict[tuple[Preset, bool, bool], list[Job]],
+    args: argparse.Namespace,
+) -> None:
+    """Decode files; the models of one preset are loaded, once, and then those of the next."""
     from codec import Decoder
 
-    device, decoders = choose_device(args.device), {}
-    folder = args.file.is_dir()
-    names = sorted(path.stem for path in args.file.glob("*.pics")) if folder else [args.file.stem]
-    if not names:
-        raise ValueError(f"{args.file} holds no .pics file")
+    device, decoder = choose_device(args.device), None
+    for (row, sketch, color), jobs in groups.items():
+        try:
+            if decoder is None or decoder.preset != row:
+                decoder = Decoder(row, device, args.lam_sketch)
+            decoder.fingerprint(sketch, color)  # loads what these layers need, before any fork
+        except FAILURES as error:
+            conversion.fail(jobs, error)
+            continue
+        make = partial(decode_file, decoder, args.force)
+        conversion.work(jobs, make, device, decoder.generator.parameters)
 
-    def decode_one(name: str, target: Path) -> str:
-        data = read_file(args.file / f"{name}.pics" if folder else args.file)
-        row = args.preset or writer(bitstream.unpack(data))
-        if row.name not in decoders:
-            decoders[row.name] = Decoder(row, device, args.lam_sketch)
-        image = decoders[row.name].decode(data, args.force).image
-        write(target, png(image))
-        return f"{image.shape[1]}x{image.shape[0]} from {len(data)} bytes"
 
-    return each(names, args.file, args.photo, ".png", decode_one)
+def decode_file(decoder: "Decoder", force: bool, job: Job) -> Made:
+    """Decode one file. Raises as `Decoder.decode`.
+
+    The file is its picture's whole origin, since it names the models that must decode it, unless it
+    is decoded by force.
+    """
+    data = read_file(job.source)
+    image = decoder.decode(data, force).image
+    origin = "" if force else hashlib.sha256(data).hexdigest()
+    return Made(png(image), origin, f"{image.shape[1]}x{image.shape[0]} from {len(data)} bytes")
 
 
 def read_file(path: Path) -> bytes:
@@ -143,25 +227,6 @@ def writer(stream: bitstream.Stream) -> Preset:
             f"the file was written with preset {name}: name it with `--preset {name}`"
         )
     return PRESETS[name]
-
-
-def each(
-    names: list[str], source: Path, target: Path, ending: str, work: Callable[[str, Path], str]
-) -> int:
-    """Do `work(name, target file)` for each name; report what fails and go on with the rest."""
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-    status = 0
-    for name in names:
-        file = target / f"{name}{ending}" if source.is_dir() else target
-        try:
-            line = work(name, file)
-        except (ValueError, OSError, PresetError, UnavailableError) as error:
-            complain(f"failed: {printable(name)}: {error}")
-            status = 1
-            continue
-        say(f"{printable(file)}: {line}")
-    return status
 
 
 def info(args: argparse.Namespace) -> int:
@@ -227,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
         complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        complain("stopped: what was done is there")
+        complain("stopped: what was done is there; start it again to go on")
         return 130
 
 

@@ -2,8 +2,8 @@
 forks.
 
     group = join("cpu")                 # of `accelerate launch`, or this process alone
-    with imap_forked(do, parts, worker_count(group.device)) as done:
-        for _ in done: ...              # one more part is done
+    with imap_forked(do, parts, worker_count(group.device, parameters)) as done:
+        for result in done: ...         # one more part is done
 
 One image is too small for several cores, at least with the bundled models, and threads of one
 Python process wait for its interpreter. So on a CPU images are done side by side in forked workers
@@ -28,9 +28,11 @@ from typing import TypeVar
 from common.device import choose_device
 
 LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
+SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
 
 T = TypeVar("T")
 Part = TypeVar("Part")
+Result = TypeVar("Result")
 _do: Callable  # what a forked worker does with a part
 
 
@@ -112,27 +114,30 @@ def join(device: str | None) -> ProcessGroup:
     return ProcessGroup("cpu" if cpu else str(state.device), state)
 
 
-def worker_count(device: str) -> int:
+def worker_count(device: str, parameters: int) -> int:
     """Return how many workers to fork: one for each thread of PyTorch; 0 if one process is better
     or necessary.
 
-    That is with a GPU, with a single thread, and where forking is not safe: everywhere but on
-    Linux.
+    parameters: number of weights of the network that runs at every step.
+
+    One process is better with a GPU, with a single thread, and with a large model, which keeps all
+    cores busy by itself and of which several generations at a time would fill the memory. It is
+    necessary where forking is not safe: everywhere but on Linux.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if device != "cpu" or threads == 1 or sys.platform != "linux":
+    if device != "cpu" or parameters > SMALL or threads == 1 or sys.platform != "linux":
         return 0
     return threads
 
 
 @contextlib.contextmanager
 def imap_forked(
-    do: Callable[[Part], None], parts: Sequence[Part], workers: int
-) -> Iterator[Iterator[None]]:
-    """Run `do` on every part; the iterator this gives returns None after each, in the order in
-    which they finish.
+    do: Callable[[Part], Result], parts: Sequence[Part], workers: int
+) -> Iterator[Iterator[Result]]:
+    """Run `do` on every part; the iterator this gives returns its results in the order in which
+    they finish.
 
     workers: forked from this process, with all that it has loaded, of one thread each; 0: run here,
     while iterating. Leaving the block terminates them. The iterator raises the errors of `do`, and
@@ -173,5 +178,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do_part(part: Part) -> None:
-    _do(part)
+def _do_part(part: Part) -> object:
+    return _do(part)

@@ -21,8 +21,6 @@ from metrics import MetricSet, Tools, Unavailable, is_per_image
 from metrics.baselines import Codec, load_codec
 from prompt_inversion.clip import Clip, load_clip
 
-SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -114,13 +112,10 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
 def workers_for(encoder: Encoder, device: str, batch_size: int) -> int:
     """Return how many workers to fork, for an image each; 0: this process does the batch, on all
     cores or a GPU.
-
-    A large model keeps all cores busy by itself, and several generations of it at a time would fill
-    the memory.
     """
-    if batch_size == 1 or encoder.decoder.generator.parameters > SMALL:
+    if batch_size == 1:
         return 0
-    return min(worker_count(device), batch_size)
+    return min(worker_count(device, encoder.decoder.generator.parameters), batch_size)
 
 
 def load_baselines(args: argparse.Namespace, group: ProcessGroup) -> dict[str, Codec]:

@@ -33,8 +33,18 @@ SIDE_BY_SIDE = """
 import sys
 import eval_PICS
 from evaluation import setup
-setup.worker_count = lambda _: 2
+setup.worker_count = lambda *_: 2
 sys.exit(eval_PICS.main(sys.argv[1:]))
+"""
+FOLDERS_SIDE_BY_SIDE = """
+import sys
+import pics
+from evaluation import conversion
+conversion.worker_count = lambda *_: 2
+photos, preset, folder = sys.argv[1:]
+files, pictures = folder + "/files", folder + "/pictures"
+encoded = pics.main(["encode", photos, files, "--preset", preset])
+sys.exit(10 * encoded + pics.main(["decode", files, pictures, "--preset", preset]))
 """
 SCRIPTS = ("eval_PIC.py", "eval_PICS.py", "pics.py", "report.py")
 SCRIPTS += ("train_compressai.py", "generate_sketches.py")
@@ -98,6 +108,19 @@ def test_images_side_by_side_give_the_same_files(done, preset, photos, tmp_path)
     assert len(names) == 13
     for name in names:
         assert (tmp_path / folder.name / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+def test_folders_side_by_side_give_the_files_of_an_evaluation(done, preset, photos, tmp_path):
+    folder, _ = done
+    command = [sys.executable, "-c", FOLDERS_SIDE_BY_SIDE, photos, preset, tmp_path]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 10, ended.stderr  # a photograph is broken
+    assert ended.stderr.startswith("failed: broken: ") and ended.stderr.count("\n") == 1
+    for name in ("a_one", "b_one"):
+        file, picture = tmp_path / "files" / f"{name}.pics", tmp_path / "pictures" / f"{name}.png"
+        assert file.read_bytes() == (folder / file.name).read_bytes()
+        assert picture.read_bytes() == (folder / f"{name}_recon.png").read_bytes()
 
 
 def test_rates_are_file_sizes(done):
@@ -253,7 +276,8 @@ def test_folders_are_encoded_and_the_broken_image_is_named(preset, photos, tmp_p
     files = tmp_path / "files"
     command = ["encode", str(photos), str(files), "--preset", str(preset), "--no_sketch"]
     assert pics.main(command) == 1
-    assert sorted(path.name for path in files.iterdir()) == ["a_one.pics", "b_one.pics"]
+    names = ["a_one.pics", "b_one.pics", "done.jsonl"]
+    assert sorted(path.name for path in files.iterdir()) == names
     assert "failed: broken" in capsys.readouterr().err
 
 

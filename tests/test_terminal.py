@@ -16,9 +16,11 @@ import pics
 import text_codec
 from bitstream import Stream
 from common import files
+from evaluation.conversion import Job, Made, converting
 from evaluation.flags import add_encoding_flags
 
 ROOT = Path(__file__).resolve().parent.parent
+LARGE = 10**12  # parameters of a model; it fills all cores by itself
 HOSTILE = "\x1b]0;title\x07red\x1b[2J\npreset    forged \u202egnp.exe"
 
 
@@ -61,15 +63,18 @@ class ClosedPipe:
 
 def test_a_closed_pipe_ends_no_work(tmp_path, monkeypatch, capsys):
     """`pics.py decode FILES PICTURES | head -1` once called files failed that were written."""
-    (tmp_path / "in").mkdir()
     done = []
     monkeypatch.setattr(sys, "stdout", ClosedPipe())
 
-    def work(name: str, target: Path) -> str:
-        done.append(name)
-        return "done"
+    def make(job: Job) -> Made:
+        done.append(job.name)
+        return Made(b"", "", "done")
 
-    assert pics.each(["a", "b", "c"], tmp_path / "in", tmp_path / "out", ".png", work) == 0
+    jobs = [Job(name, tmp_path / name, tmp_path / "out" / name) for name in "abc"]
+    with converting(tmp_path / "out", overwrite=False) as conversion:
+        todo = conversion.unfinished(jobs, lambda job: "")
+        conversion.work(todo, make, "cpu", LARGE)  # in this process
+    assert conversion.finish() == 0
     assert done == ["a", "b", "c"] and capsys.readouterr().err == ""
 
 
