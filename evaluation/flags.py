@@ -16,6 +16,7 @@ from presets import PRESETS, Preset, PresetError, get_preset
 from prompt_inversion.options import SOURCES, PromptOptions
 
 OUTPUT = ROOT / "recon_examples"
+KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 LAM_SKETCH_HELP = (
@@ -49,6 +50,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--reference",
         metavar="DIR",
         help="folder of images that fid_folder and kid_folder compare with",
+    )
+    add(
+        "--kid_subset_size",
+        type=subset_size,
+        metavar="N",
+        help="number of images in each random subset of kid_folder, 2 or more (default: the "
+        "paper's, which is 100 for CLIC2020, 10 for Kodak, else 50)",
     )
     add(
         "--baselines",
@@ -135,6 +143,13 @@ def positive(text: str) -> int:
     """Parse a positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
+    return int(text)
+
+
+def subset_size(text: str) -> int:
+    """Parse `--kid_subset_size`."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of 2 or more")
     return int(text)
 
 

@@ -25,7 +25,8 @@ from evaluation.flags import (
     seconds,
 )
 from evaluation.folder import claim, compare_settings
-from evaluation.setup import check_names, settings_of
+from evaluation.loop import evaluate
+from evaluation.setup import check_names, kid_subset_size, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
 from reporting.write import write_report
@@ -199,6 +200,31 @@ def test_flags_that_exclude_each_other_or_are_gone(argv):
     with pytest.raises(SystemExit) as stopped:
         parser("").parse_args(argv)
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "size"),
+    [
+        ([], 50),
+        (["--dataset", "CLIC2020"], 100),
+        (["--dataset", "CLIC2021"], 50),
+        (["--dataset", "Kodak"], 10),
+        (["--dataset", "Kodak", "--kid_subset_size", "12"], 12),
+    ],
+)
+def test_kid_has_the_papers_subset_sizes(argv, size):
+    assert kid_subset_size(parser("").parse_args(argv)) == size
+
+
+def test_kid_of_too_few_images_is_refused_before_the_first(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
+    argv = ["--data_root", str(tmp_path), "--reference", str(tmp_path), "--metrics", "kid_folder"]
+    argv += ["--output", str(tmp_path / "out"), "--kid_subset_size", "4"]
+    assert evaluate(parser("").parse_args(argv), "PICS") == 2
+    line = "error: kid_folder compares subsets of 4, of 3 images and 3 of the reference: "
+    assert capsys.readouterr().err == f"{line}name fewer with --kid_subset_size\n"
+    assert not (tmp_path / "out").exists()
 
 
 # ---- time
