@@ -106,7 +106,10 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
         value = getattr(args, name)
         settings[name] = utf8(value) if isinstance(value, str) else value
     chosen = [name for name in args.metrics if is_per_image(name)]
+    # As in the folders of runs that knew no other search.
+    search = None if args.prompt_search == "fast" else args.prompt_search
     return settings | {
+        "prompt_search": search,
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,

@@ -13,6 +13,7 @@ import text_codec
 from presets import Preset
 from prompt_inversion.clip import Clip
 from prompt_inversion.options import PromptOptions
+from prompt_inversion.published import STEPS, load_semantic_search
 from prompt_inversion.search import PromptConfig
 from text_codec.vocabulary import is_ranked, token_subset
 
@@ -25,11 +26,18 @@ def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: i
     """Return the settings of the prompt search.
 
     longest: the most tokens that the generator takes. Raises ValueError if there is no such token
-    subset, or if not one token fits into `options.size` bytes.
+    subset, or if not one token fits into `options.size` bytes; UnavailableError if the search needs
+    a package that is not installed.
     """
+    steps, descent = options.steps or preset.prompt_steps, PromptConfig.descent
+    if options.search == "pez":
+        load_semantic_search()
+        steps = descent = options.steps or STEPS
     config = PromptConfig(
         length=options.length or preset.prompt_len,
-        steps=options.steps or preset.prompt_steps,
+        steps=steps,
+        descent=descent,
+        published=options.search == "pez",
         seconds=options.seconds or math.inf,
         lr=preset.prompt_lr,
         weight_decay=preset.prompt_weight_decay,

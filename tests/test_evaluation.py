@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codec import EncoderConfig
 from common.files import png, write
 from dataloaders import Samples
 from evaluation.flags import (
@@ -146,6 +147,10 @@ def test_settings_hold_what_decides_the_results():
     assert settings["method"] == "PICS" and settings["preset"] == "tiny"
     assert settings["prompt_bytes"] == 9 and settings["lam_sketch"] is None
     assert settings["metrics"] == "psnr"  # metrics of sets may come later
+    assert settings["prompt_search"] is None  # as before there was another
+    assert (
+        settings_of(flags.parse_args(["--prompt_search", "pez"]), "PIC")["prompt_search"] == "pez"
+    )
     assert not {"batch_size", "output", "device", "prompt_patience"} & set(settings)
     assert "lam_sketch" not in settings_of(flags.parse_args([]), "PIC")
 
@@ -176,6 +181,7 @@ def test_flags_become_the_encoders_configuration():
     argv = ["--preset", "sd15", "--N", "2", "--loss", "ms-ssim", "--color_bytes", "0"]
     argv += ["--prompt_bytes", "14", "--prompt_bits", "7", "--prompt_ascending"]
     argv += ["--prompt_steps", "9", "--prompt_seconds", "1.5", "--seed", "3"]
+    argv += ["--prompt_search", "pez"]
     args = parser("").parse_args(argv)
     assert args.preset == PRESETS["sd15"]
     config = encoder_config(args, sketch=False)
@@ -183,6 +189,9 @@ def test_flags_become_the_encoders_configuration():
     assert (config.candidates, config.loss, config.color_bytes) == (2, "ms-ssim", 0)
     prompt = config.prompt
     assert (prompt.text, prompt.source, prompt.length) == (None, "search", None)
+    assert prompt.search == "pez" and encoder_config(parser("").parse_args([]), True) == (
+        EncoderConfig()
+    )
     assert (prompt.size, prompt.bits, prompt.ascending) == (14, 7, True)
     assert (prompt.steps, prompt.seconds, prompt.seed) == (9, 1.5, 3)
 
