@@ -15,19 +15,20 @@ from prompt_inversion.clip import Clip
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.published import STEPS, load_semantic_search
 from prompt_inversion.search import PromptConfig
-from text_codec.vocabulary import is_ranked, token_subset
+from text_codec.vocabulary import is_ranked, is_searched, token_subset
 
 # Bits of the smallest token subset that is considered.
-RANKED_BITS = 6  # for a vocabulary that has a ranking
-FREQUENT_BITS = 8  # for one that has none: the tokens are in the order of their frequency
+RANKED_BITS = 6  # for a vocabulary whose most useful tokens were searched
+FREQUENT_BITS = 8  # for another: the tokens are in the order of their frequency
 
 
 def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: int) -> PromptConfig:
     """Return the settings of the prompt search.
 
     longest: the most tokens that the generator takes. Raises ValueError if there is no such token
-    subset, or if not one token fits into `options.size` bytes; UnavailableError if the search needs
-    a package that is not installed.
+    subset, if `options.bits` asks for one of a vocabulary that has no ranking, or if not one token
+    fits into `options.size` bytes; UnavailableError if the search needs a package that is not
+    installed.
     """
     steps, descent = options.steps or preset.prompt_steps, PromptConfig.descent
     if options.search == "pez":
@@ -51,6 +52,11 @@ def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: i
         return within_bytes(options.size, clip, config, longest)
     if bits:
         config = replace(config, allowed=_subset(clip, bits))
+    if options.bits and not is_ranked(clip.tokenizer):
+        raise ValueError(
+            f"--prompt_bits {bits}: which of this CLIP's {len(clip.tokenizer)} tokens are useful "
+            "is not known; rank them by `python -m prompt_inversion.useful_words`, or leave it out"
+        )
     if options.size:
         tokens = len(config.allowed or clip.tokenizer)
         most = text_codec.most_ids(options.size, tokens, options.ascending)
@@ -70,7 +76,7 @@ def within_bytes(
     """
     longest = min(longest or clip.longest_prompt, clip.longest_prompt)
     largest = len(clip.printable).bit_length() - 1
-    smallest = min(RANKED_BITS if is_ranked(clip.tokenizer) else FREQUENT_BITS, largest)
+    smallest = min(RANKED_BITS if is_searched(clip.tokenizer) else FREQUENT_BITS, largest)
     for bits in range(smallest, largest + 1):
         length = text_codec.most_ids(size, 1 << bits, ascending=True)
         if length <= longest:
