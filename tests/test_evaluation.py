@@ -6,13 +6,15 @@ python -m pytest tests/test_evaluation.py
 import argparse
 import json
 import os
+import re
 
 import numpy as np
 import pytest
+from helpers.stub_run import run, stub
 from PIL import Image
 
 from codec import EncoderConfig
-from common.files import png, write
+from common.files import ROOT, png, write
 from dataloaders import Samples
 from evaluation.flags import (
     baseline_names,
@@ -30,6 +32,7 @@ from evaluation.loop import evaluate
 from evaluation.setup import check_names, kid_subset_size, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
+from reporting.paper import FIGURES, beside_paper
 from reporting.write import write_report
 
 NO_PROCESS = 99_999_999  # an id that no system gives
@@ -153,6 +156,52 @@ def test_settings_hold_what_decides_the_results():
     )
     assert not {"batch_size", "output", "device", "prompt_patience"} & set(settings)
     assert "lam_sketch" not in settings_of(flags.parse_args([]), "PIC")
+
+
+# ---- the paper
+
+
+def test_a_run_of_the_papers_is_shown_beside_it():
+    summary = {
+        "mean": {"bpp": 0.0155, "clip": 0.75, "psnr": 12.5},
+        "set": {"fid_folder": {"value": 250.25, "reconstructions": 60, "others": 60}},
+    }
+    lines = beside_paper("PICS", "CLIC2021", 512, summary)
+    assert lines == [
+        "PICS on CLIC2021              the paper   this run",
+        "  bits per pixel              0.01509     0.0155",
+        "  1 - CLIP cosine             0.212       0.25",
+        "  LPIPS                       0.6233      not measured",
+        "  FID                         266.83      250.25",
+        "  KID                         0.03414     not measured",
+    ]
+
+
+def test_the_comparison_stands_at_the_end_of_a_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "CLIC2021" / "test").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "CLIC2021" / "test" / "a.png")
+    stub(monkeypatch.setattr)
+    more = ["--dataset", "CLIC2021", "--preset", "sd21", "--metrics", "psnr"]
+    assert run(tmp_path, tmp_path / "out", *more) == 0
+    output = capsys.readouterr()
+    assert "PICS on CLIC2021              the paper   this run" in output.err.splitlines()
+    assert json.loads(output.out)["images"] == 1
+
+
+@pytest.mark.parametrize(
+    "other", [("PICS", "CLIC2021", 256), ("PICS", "Kodak", 512), ("PICS", "mine", 512)]
+)
+def test_other_runs_are_not_compared_with_the_paper(other):
+    assert beside_paper(*other, {"mean": {"bpp": 0.0155}, "set": {}}) == []
+    assert beside_paper("PICS", "CLIC2021", 512, {"images": 0}) == []
+
+
+def test_the_papers_figures_are_those_of_the_results_page():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for (method, dataset), (bpp, clip, lpips, fid, kid) in FIGURES.items():
+        (line,) = re.findall(rf"^\| {dataset}.*, {method} \| (.*)$", page, re.MULTILINE)
+        cells = [float(cell) for cell in line.split(" | ")[:5]]
+        assert cells == [bpp, round(fid, 1), round(kid, 4), clip, lpips]
 
 
 # ---- flags
