@@ -30,21 +30,7 @@ def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: i
     fits into `options.size` bytes; UnavailableError if the search needs a package that is not
     installed.
     """
-    steps, descent = options.steps or preset.prompt_steps, PromptConfig.descent
-    if options.search == "pez":
-        load_semantic_search()
-        steps = descent = options.steps or STEPS
-    config = PromptConfig(
-        length=options.length or preset.prompt_len,
-        steps=steps,
-        descent=descent,
-        published=options.search == "pez",
-        seconds=options.seconds or math.inf,
-        lr=preset.prompt_lr,
-        weight_decay=preset.prompt_weight_decay,
-        ascending=options.ascending,
-        seed=options.seed,
-    )
+    config = _plain_config(options, preset)
     bits = options.bits
     if bits is None:
         bits = 0 if options.size else preset.prompt_bits
@@ -52,17 +38,34 @@ def search_config(options: PromptOptions, preset: Preset, clip: Clip, longest: i
         return within_bytes(options.size, clip, config, longest)
     if bits:
         config = replace(config, allowed=_subset(clip, bits))
-    if options.bits and not is_ranked(clip.tokenizer):
-        raise ValueError(
-            f"--prompt_bits {bits}: which of this CLIP's {len(clip.tokenizer)} tokens are useful "
-            "is not known; rank them by `python -m prompt_inversion.useful_words`, or leave it out"
-        )
+    if options.bits:
+        _check_ranked(clip, bits)
     if options.size:
         tokens = len(config.allowed or clip.tokenizer)
         most = text_codec.most_ids(options.size, tokens, options.ascending)
         length = min(most, clip.longest_prompt, longest)
         config = replace(config, length=_at_least_one(length, options.size, tokens))
     return config
+
+
+def _plain_config(options: PromptOptions, preset: Preset) -> PromptConfig:
+    """Return the settings that no CLIP has a say in. Raises UnavailableError."""
+    steps, descent = options.steps or preset.prompt_steps, PromptConfig.descent
+    published = options.search == "pez"
+    if published:
+        load_semantic_search()
+        steps = descent = options.steps or STEPS
+    return PromptConfig(
+        length=options.length or preset.prompt_len,
+        steps=steps,
+        descent=descent,
+        published=published,
+        seconds=options.seconds or math.inf,
+        lr=preset.prompt_lr,
+        weight_decay=preset.prompt_weight_decay,
+        ascending=options.ascending,
+        seed=options.seed,
+    )
 
 
 def within_bytes(
@@ -94,6 +97,15 @@ def _subset(clip: Clip, bits: int) -> tuple[int, ...]:
             f"no subset of 2^{bits} tokens: choose {first} to {last} bits, or 0 for all tokens"
         )
     return tuple(token_subset(clip.tokenizer, bits))
+
+
+def _check_ranked(clip: Clip, bits: int) -> None:
+    """Raise ValueError if it is not known which tokens of the vocabulary are useful."""
+    if not is_ranked(clip.tokenizer):
+        raise ValueError(
+            f"--prompt_bits {bits}: which of this CLIP's {len(clip.tokenizer)} tokens are useful "
+            "is not known; rank them by `python -m prompt_inversion.useful_words`, or leave it out"
+        )
 
 
 def _at_least_one(length: int, size: int, tokens: int) -> int:
