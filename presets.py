@@ -178,7 +178,6 @@ def _number_objection(name: str, value: float) -> str:
 
 
 _PAPER = {
-    "annotator": "hed",
     "sketch_codec": "sketch",
     # the bundled codec's lambda at the bits per pixel that the paper reports for its lambda 1
     "lam_sketch": 0.2,
@@ -229,6 +228,7 @@ PRESETS = {
             controlnet=("thibaud/controlnet-sd21-hed-diffusers",),
             clip=(_VIT_H,),
             judge=(_VIT_L,),
+            annotator="hed-bsds500",  # that of the ControlNet's training, March 2023
             **_PAPER,
         ),
         Preset(
@@ -242,6 +242,7 @@ PRESETS = {
             ),
             clip=(_VIT_L,),
             judge=(_VIT_H,),
+            annotator="hed",  # that of the ControlNet's training, April 2023
             **_PAPER,
         ),
     )

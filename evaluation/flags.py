@@ -13,9 +13,10 @@ from common.files import ROOT
 from dataloaders import DATASETS
 from diffusion.candidates import LOSSES
 from presets import PRESETS, Preset, PresetError, get_preset
-from prompt_inversion.options import SOURCES, PromptOptions
+from prompt_inversion.options import SEARCHES, SOURCES, PromptOptions
 
 OUTPUT = ROOT / "recon_examples"
+KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 LAM_SKETCH_HELP = (
@@ -51,6 +52,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="folder of images that fid_folder and kid_folder compare with",
     )
     add(
+        "--kid_subset_size",
+        type=subset_size,
+        metavar="N",
+        help="number of images in each random subset of kid_folder, 2 or more (default: the "
+        "paper's, which is 100 for CLIC2020, 10 for Kodak, else 50)",
+    )
+    add(
         "--baselines",
         type=baseline_names,
         default="",
@@ -82,6 +90,13 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     prompt.add_argument(
         "--prompt_from", default="search", choices=SOURCES, help="where prompts come from otherwise"
     )
+    add(
+        "--prompt_search",
+        default="fast",
+        choices=SEARCHES,
+        help="how prompts are searched: fast, by gradient descent and swaps of tokens; or pez, by "
+        "the published search, 3,000 steps (needs sentence-transformers) (default: fast)",
+    )
     length = flags.add_mutually_exclusive_group()
     length.add_argument("--prompt_len", type=positive, help="number of tokens of a searched prompt")
     length.add_argument("--prompt_bytes", type=positive, help="maximum bytes of a searched prompt")
@@ -96,7 +111,11 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
         action="store_true",
         help="search token ids in ascending order, which takes fewer bytes",
     )
-    add("--prompt_steps", type=positive, help="number of search steps (default: the preset's)")
+    add(
+        "--prompt_steps",
+        type=positive,
+        help="number of search steps (default: the preset's; for pez 3,000)",
+    )
     add("--prompt_seconds", type=seconds, help="time limit of the search of a batch")
     add("--seed", type=int, default=0, help="random seed of the prompt search")
 
@@ -106,6 +125,7 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
     prompt = PromptOptions(
         text=args.prompt,
         source=args.prompt_from,
+        search=args.prompt_search,
         length=args.prompt_len,
         size=args.prompt_bytes,
         bits=args.prompt_bits,
@@ -135,6 +155,13 @@ def positive(text: str) -> int:
     """Parse a positive integer."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
+    return int(text)
+
+
+def subset_size(text: str) -> int:
+    """Parse `--kid_subset_size`."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of 2 or more")
     return int(text)
 
 

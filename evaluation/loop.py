@@ -50,6 +50,7 @@ from evaluation.processes import imap_forked, is_rank_0
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
 from presets import PresetError
+from reporting.paper import beside_paper
 from reporting.reading import NoRunError
 from reporting.records import read_records
 from reporting.rows import FAILED, RECORD
@@ -185,6 +186,8 @@ def finish(run: Run, stopped: bool = False) -> int:
     if stopped:
         done = f"{summary['images']} of {len(run.samples)} images are done"
         complain(f"stopped: {done}; start it again to resume")
+    for line in beside_paper(run.method, run.samples.name, run.samples.short_side, summary):
+        complain(line)
     say(json.dumps(summary))
     if stopped:
         return 130

@@ -13,12 +13,13 @@ from codec import Encoder
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from evaluation.evaluator import Evaluator
-from evaluation.flags import encoder_config, utf8
+from evaluation.flags import KID_SUBSETS, encoder_config, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.processes import ProcessGroup, join, worker_count
 from evaluation.timing import Stopwatch
 from metrics import MetricSet, Tools, Unavailable, is_per_image
 from metrics.baselines import Codec, load_codec
+from metrics.tools import PAPER_KID_SUBSET
 from prompt_inversion.clip import Clip, load_clip
 
 
@@ -45,6 +46,7 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     """
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
     check_names(samples.names)
+    reference = load_reference(args, len(samples))
     folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
     settings = settings_of(args, method)
     group, timer = join(args.device), Stopwatch()
@@ -56,7 +58,7 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
-    metrics = load_metrics(args, encoder, group)
+    metrics = load_metrics(args, encoder, group, reference)
     evaluator = None
     if encoder:
         evaluator = Evaluator(
@@ -102,7 +104,10 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
         value = getattr(args, name)
         settings[name] = utf8(value) if isinstance(value, str) else value
     chosen = [name for name in args.metrics if is_per_image(name)]
+    # As in the folders of runs that knew no other search.
+    search = None if args.prompt_search == "fast" else args.prompt_search
     return settings | {
+        "prompt_search": search,
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,
@@ -123,8 +128,34 @@ def load_baselines(args: argparse.Namespace, group: ProcessGroup) -> dict[str, C
     return {name: load_codec(name, group.device) for name in args.baselines}
 
 
+def load_reference(args: argparse.Namespace, images: int) -> Samples | None:
+    """Return the images of `--reference`; None without it.
+
+    images: how many are to be measured. Raises ValueError if KID's subsets have more than these, or
+    than the reference.
+    """
+    if not args.reference:
+        return None
+    reference = load_samples(args.reference, None, args.preset.short_side)
+    size = kid_subset_size(args)
+    if "kid_folder" in args.metrics and min(images, len(reference)) < size:
+        raise ValueError(
+            f"kid_folder compares subsets of {size}, of {images} images and {len(reference)} of "
+            "the reference: name fewer with --kid_subset_size"
+        )
+    return reference
+
+
+def kid_subset_size(args: argparse.Namespace) -> int:
+    """Return the size of KID's subsets: that of the flag, or the paper's for the data set."""
+    return args.kid_subset_size or KID_SUBSETS.get(args.dataset, PAPER_KID_SUBSET)
+
+
 def load_metrics(
-    args: argparse.Namespace, encoder: Encoder | None, group: ProcessGroup
+    args: argparse.Namespace,
+    encoder: Encoder | None,
+    group: ProcessGroup,
+    reference: Samples | None,
 ) -> MetricSet:
     """Load metrics: of images if there is an encoder, of sets in rank 0, which measures them."""
     from annotator import load_annotator
@@ -133,7 +164,7 @@ def load_metrics(
     for name in args.metrics:
         if encoder if is_per_image(name) else group.is_rank_0:
             names.append(name)
-    tools = {"device": group.device}
+    tools = {"device": group.device, "kid_subset_size": kid_subset_size(args)}
     if encoder:
         tools["clip"] = similarity(encoder.clip)
         tools["captioner"] = lambda: encoder.prompter.load_captioner().describe
@@ -144,8 +175,7 @@ def load_metrics(
         tools["annotator"] = or_unavailable(
             lambda: load_annotator(args.preset.annotator, group.device)
         )
-    if args.reference:
-        reference = load_samples(args.reference, None, args.preset.short_side)
+    if reference:
         tools["reference"] = (sample.image for sample in reference)
     return MetricSet(names, Tools(**tools))
 

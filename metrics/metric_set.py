@@ -27,6 +27,7 @@ class SetValue(NamedTuple):
     value: float | None  # None: see MetricSet.unavailable
     reconstructions: int  # images or patches
     others: int  # of the originals or the reference
+    subset_size: int | None = None  # of KID's random subsets
 
 
 class MetricSet:
@@ -124,14 +125,26 @@ class MetricSet:
 
     def _set_value(self, row: SetMetric, recons: np.ndarray, others: np.ndarray) -> SetValue:
         sizes = (len(recons), len(others))
-        if row.name not in self.unavailable and min(sizes) < 2:
+        subset = self._subset_size(row, min(sizes))
+        least = max(2, subset or 0)
+        if row.name not in self.unavailable and min(sizes) < least:
             what = "patches of 256x256" if row.against == "originals" else "images"
             self.unavailable[row.name] = (
-                f"{sizes[0]} {what} against {sizes[1]}: two of each are the least"
+                f"{sizes[0]} {what} against {sizes[1]}: {least} of each are the least"
             )
         if row.name in self.unavailable:
             return SetValue(None, *sizes)
-        return SetValue(round(row.distance(recons, others), row.digits), *sizes)
+        settings = () if subset is None else (subset,)
+        value = row.distance(recons, others, *settings)
+        return SetValue(round(value, row.digits), *sizes, subset)
+
+    def _subset_size(self, row: SetMetric, rows: int) -> int | None:
+        """Return how many of the `rows` of features each subset takes; None if there are none."""
+        if row.subset_size is None:
+            return None
+        if row.against == "reference":
+            return self._tools.kid_subset_size
+        return min(row.subset_size, rows)
 
 
 def _joined(features: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,8 +6,6 @@ python -c "from metrics import METRICS; print(METRICS['psnr'].recipe)"
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from metrics import networks
 from metrics.images import (
     MS_SSIM_MIN_SIDE,
@@ -18,7 +16,7 @@ from metrics.images import (
     psnr,
 )
 from metrics.sets import frechet_distance, kernel_distance
-from metrics.tools import Image, Pair, Tools
+from metrics.tools import PAPER_KID_SUBSET, Image, Pair, Tools
 
 MAX_PSNR = 100.0  # dB, of equal images: JSON has no infinity, and a mean needs a number
 
@@ -51,10 +49,14 @@ class ImageMetric(Metric):
 class SetMetric(Metric):
     """A metric of all reconstructions together, on Inception's features."""
 
-    distance: Callable[[np.ndarray, np.ndarray], float]  # of features (n, 2048) and (m, 2048)
+    # of features (n, 2048) and (m, 2048), and of the subset size if the row has one
+    distance: Callable[..., float]
     # "originals": patches of originals and of reconstructions; "reference": complete images of a
     # reference folder and reconstructions
     against: str = "originals"
+    # KID: rows of each random subset, or all rows if there are fewer; against a reference it is
+    # `Tools.kid_subset_size`
+    subset_size: int | None = None
 
 
 # ---- how the metrics of one image are loaded
@@ -125,14 +127,9 @@ ON_FOLDER = (
 )
 FID_RECIPE = "Frechet distance of the 2048 pooled features, (n - 1) covariances"
 FID_SOURCE = "Heusel et al. 2017, arXiv 1706.08500"
-KID_RECIPE = "cubic kernel, unbiased, mean over 100 subsets of {} (all, if there are fewer)"
+KID_RECIPE = "cubic kernel, unbiased, mean over 100 subsets of "
 KID_SOURCE = "Binkowski et al. 2018, arXiv 1801.01401"
 KID_SUBSET = 1000
-KID_FOLDER_SUBSET = 50  # the paper's --kid-subset-size
-
-
-def _kid(subset_size: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    return lambda a, b: kernel_distance(a, b, subset_size)
 
 
 ROWS: tuple[Metric, ...] = (
@@ -239,11 +236,12 @@ ROWS: tuple[Metric, ...] = (
         name="kid_patches",
         title="KID/256",
         better="lower",
-        recipe=ON_PATCHES + KID_RECIPE.format(KID_SUBSET),
+        recipe=f"{ON_PATCHES}{KID_RECIPE}{KID_SUBSET} (all, if there are fewer)",
         source=KID_SOURCE,
         needs=INCEPTION,
         digits=5,
-        distance=_kid(KID_SUBSET),
+        distance=kernel_distance,
+        subset_size=KID_SUBSET,
     ),
     SetMetric(
         name="fid_folder",
@@ -260,12 +258,13 @@ ROWS: tuple[Metric, ...] = (
         name="kid_folder",
         title="KID, reference folder",
         better="lower",
-        recipe=ON_FOLDER + KID_RECIPE.format(KID_FOLDER_SUBSET),
+        recipe=f"{ON_FOLDER}{KID_RECIPE}--kid_subset_size images",
         source=KID_SOURCE,
         needs=f"{INCEPTION}, a reference folder",
         digits=5,
-        distance=_kid(KID_FOLDER_SUBSET),
+        distance=kernel_distance,
         against="reference",
+        subset_size=PAPER_KID_SUBSET,
     ),
 )
 METRICS: dict[str, Metric] = {row.name: row for row in ROWS}

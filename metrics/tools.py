@@ -13,6 +13,7 @@ import numpy as np
 from common.weights import UnavailableError
 from metrics.networks import MINILM
 
+PAPER_KID_SUBSET = 50  # --kid-subset-size of the paper's scripts/KID.sh, if no other is known
 Image = np.ndarray  # uint8 (h, w, 3)
 Describe = Callable[[Sequence[Image]], list[str]]  # images -> captions
 
@@ -44,6 +45,7 @@ class Tools:
     captioner: Callable[[], Describe] | Unavailable = Unavailable("no captioner was given")
     sentence_encoder: str = MINILM  # a folder or hub id of a model of sentence-transformers
     reference: Iterable[Image] | Unavailable = Unavailable("no reference folder was given")
+    kid_subset_size: int = PAPER_KID_SUBSET  # images of each subset of kid_folder
     device: str = "cpu"
 
     def get(self, name: str):

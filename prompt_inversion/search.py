@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from prompt_inversion.clip import Clip
+from prompt_inversion.published import PublishedTokens
 from prompt_inversion.tokens import Tokens
 from prompt_inversion.tower import TextTower
 
@@ -35,7 +36,8 @@ FORWARD = 0.5
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Settings of the search; `descent=steps` is the published search with its lr and decay.
+    """Settings of the search; `descent=steps` is the published search with its lr and decay, and
+    `published` takes its nearest tokens by the published code's means.
 
     Raises ValueError for a number below its minimum.
     """
@@ -47,6 +49,8 @@ class PromptConfig:
     # Time limit for images searched together; if it ends a search, the ids may vary.
     seconds: float = math.inf
     descent: int = 60  # steps of PEZ before the swaps
+    # Nearest tokens by sentence-transformers, as the published code: the same ids, more slowly.
+    published: bool = False
     lr: float = 0.1  # AdamW step size
     weight_decay: float = 0.1  # AdamW, per unit of lr
     swaps: int = 16  # swaps of one token that are measured in a round, beside one gradient
@@ -91,7 +95,8 @@ def invert_prompts(images: Sequence[np.ndarray], clip: Clip, config: PromptConfi
     tower's activations for POSITIONS positions (about 1.3 GB for ViT-H/14 in float32) and, for
     each image of the batch, 3 x length x width and (swaps + among) x length numbers.
 
-    Raises ValueError if the prompt does not fit the text tower or if an id is not allowed.
+    Raises ValueError if the prompt does not fit the text tower or if an id is not allowed,
+    UnavailableError if `config.published` and sentence-transformers is not installed.
     """
     features = []
     for start in range(0, len(images), config.batch):
@@ -121,7 +126,7 @@ class _Search:
         self.targets = targets
         self.config = config
         self.tower = TextTower(clip)
-        self.tokens = Tokens(clip, config.allowed)
+        self.tokens = (PublishedTokens if config.published else Tokens)(clip, config.allowed)
         # On the CPU, so that it is the same on every device.
         self.generator = torch.Generator().manual_seed(config.seed)
         # prompts in the tower at a time

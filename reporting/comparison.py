@@ -46,7 +46,7 @@ def comparison_page(
         kind="comparison",
         failed=failed,
         not_available=[],
-        columns=labels_of(columns),
+        columns=labels_of(columns, runs),
         table=table_of(runs, labels, output),
         curves=curves,
         images=images,

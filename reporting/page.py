@@ -45,7 +45,7 @@ def run_page(run: RunResult) -> str:
         not_available=[(column_of(name).label, why) for name, why in run.not_available.items()],
         means=means_of(run),
         layers=[(layer_name(column), round(run.mean.get(column, 0))) for column in layers],
-        columns=labels_of(table_columns([run])),
+        columns=labels_of(table_columns([run]), [run]),
         table=table_of([run], [run.method], run.folder) if run.baselines else [],
         images=images,
         sort_keys=sort_keys(["bytes", "bpp", *layers, *metrics_of(run.rows)]),
@@ -148,10 +148,9 @@ def means_of(run: RunResult) -> list[dict]:
     means = []
     for column in dict.fromkeys(("bytes", "bpp", *run.mean)):
         if not column.startswith("bytes_"):
-            label = column_of(column).label
             means.append(
                 {
-                    "label": label,
+                    "label": label_of(column, [run]),
                     **cell(column, run.mean, run.intervals),
                     "detail": count_of(column, run),
                 }
@@ -247,6 +246,13 @@ def _cells(columns: Sequence[str], mean: dict, intervals: dict) -> list[dict[str
     return [cell(column, mean, intervals) for column in columns]
 
 
-def labels_of(columns: Iterable[str]) -> list[str]:
+def labels_of(columns: Iterable[str], runs: Sequence[RunResult]) -> list[str]:
     """Return the columns' names for people."""
-    return [column_of(column).label for column in columns]
+    return [label_of(column, runs) for column in columns]
+
+
+def label_of(column: str, runs: Sequence[RunResult]) -> str:
+    """Return a column's name for people; KID's with the sizes of its subsets."""
+    sizes = {run.sets.get(column, {}).get("subset_size", 0) for run in runs} - {0}
+    label = column_of(column).label
+    return f"{label}, subsets of {' and '.join(map(str, sorted(sizes)))}" if sizes else label

@@ -44,7 +44,7 @@ class RunResult:
     rows: list[dict] = field(default_factory=list)
     mean: dict[str, float] = field(default_factory=dict)  # by column; those of sets too
     intervals: dict[str, list[float]] = field(default_factory=dict)  # [low, high] by column
-    # {"value", "reconstructions", "others"} by metric of sets
+    # {"value", "reconstructions", "others"} by metric of sets; KID's with "subset_size"
     sets: dict[str, dict] = field(default_factory=dict)
     not_available: dict[str, str] = field(default_factory=dict)  # reason by column
     # {"images", "mean", "intervals"} by title
@@ -82,7 +82,10 @@ _rate = number(1e-9, 1e6)  # bits per pixel
 _means = renamed(means_check)
 _intervals = renamed(table(sequence(number(), most=2, least=2)))
 _count = integer(0, MAX_IMAGES * 1000)  # of images, or patches of them
-_set_value = fields({"value": number(), "reconstructions": _count, "others": _count}, {})
+_set_value = fields(
+    {"value": number(), "reconstructions": _count, "others": _count},
+    {"subset_size": _count},
+)
 _baseline = renamed(
     fields(
         {"mean": renamed(fields({"bpp": _rate}, {}, others=number()))},

@@ -64,7 +64,8 @@ def write_report(
         summary["set"] = {}
         for name, value in (over_set or {}).items():
             if value.value is not None:
-                summary["set"][name] = value._asdict()
+                found = value._asdict().items()
+                summary["set"][name] = {key: number for key, number in found if number is not None}
         summary["not_available"] = _without_values(rows, summary["mean"]) | (not_available or {})
         write(folder / "results.csv", csv_file(rows))
         write(folder / "results.jsonl", json_lines(records))

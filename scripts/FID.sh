@@ -9,6 +9,6 @@ set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: bash scripts/FID.sh DATA CLIC2020|CLIC2021|DIV2K|Kodak REFERENCE [FLAGS]" >&2; exit 2; }
 here=$(dirname "$0") reference=$(realpath -- "$3") status=0
 for method in PIC PICS; do
-    bash "$here/$method.sh" "$1" "$2" "${@:4}" --metrics fast,fid_patches,fid_folder --reference "$reference" || status=$?
+    bash "$here/$method.sh" "$1" "$2" "${@:4}" --metrics fast,lpips,fid_patches,fid_folder --reference "$reference" || status=$?
 done
 exit $status

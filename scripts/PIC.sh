@@ -10,4 +10,5 @@ set -euo pipefail
 data=$(realpath -- "$1")
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-"$python" eval_PIC.py --data_root "$data" --dataset "$2" --preset sd21 --N 4 --loss clip "${@:3}"
+"$python" eval_PIC.py --data_root "$data" --dataset "$2" --preset sd21 --N 4 --loss clip --metrics fast,lpips \
+    "${@:3}"

@@ -144,6 +144,12 @@ def test_other_models_are_refused_by_name(row, encoder, encoded):
     assert forced.conditions.prompt.ids == encoded[0].prompt
 
 
+def test_the_annotator_is_no_part_of_the_fingerprint(row, encoder):
+    """A decoder never draws a sketch: sd21's files decode whichever HED made theirs."""
+    other = Decoder(dataclasses.replace(row, annotator="hed"))
+    assert other.fingerprint(sketch=True, color=encoder.color_bytes > 0) == encoder.fingerprint
+
+
 def test_changed_weights_change_the_fingerprint(row, encoder):
     changed = Decoder(dataclasses.replace(row, steps=row.steps + 1))
     assert changed.fingerprint(True, True) != encoder.fingerprint

@@ -6,12 +6,15 @@ python -m pytest tests/test_evaluation.py
 import argparse
 import json
 import os
+import re
 
 import numpy as np
 import pytest
+from helpers.stub_run import run, stub
 from PIL import Image
 
-from common.files import png, write
+from codec import EncoderConfig
+from common.files import ROOT, png, write
 from dataloaders import Samples
 from evaluation.flags import (
     baseline_names,
@@ -25,9 +28,11 @@ from evaluation.flags import (
     seconds,
 )
 from evaluation.folder import claim, compare_settings
-from evaluation.setup import check_names, settings_of
+from evaluation.loop import evaluate
+from evaluation.setup import check_names, kid_subset_size, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
+from reporting.paper import FIGURES, beside_paper
 from reporting.write import write_report
 
 NO_PROCESS = 99_999_999  # an id that no system gives
@@ -145,8 +150,58 @@ def test_settings_hold_what_decides_the_results():
     assert settings["method"] == "PICS" and settings["preset"] == "tiny"
     assert settings["prompt_bytes"] == 9 and settings["lam_sketch"] is None
     assert settings["metrics"] == "psnr"  # metrics of sets may come later
+    assert settings["prompt_search"] is None  # as before there was another
+    assert (
+        settings_of(flags.parse_args(["--prompt_search", "pez"]), "PIC")["prompt_search"] == "pez"
+    )
     assert not {"batch_size", "output", "device", "prompt_patience"} & set(settings)
     assert "lam_sketch" not in settings_of(flags.parse_args([]), "PIC")
+
+
+# ---- the paper
+
+
+def test_a_run_of_the_papers_is_shown_beside_it():
+    summary = {
+        "mean": {"bpp": 0.0155, "clip": 0.75, "psnr": 12.5},
+        "set": {"fid_folder": {"value": 250.25, "reconstructions": 60, "others": 60}},
+    }
+    lines = beside_paper("PICS", "CLIC2021", 512, summary)
+    assert lines == [
+        "PICS on CLIC2021              the paper   this run",
+        "  bits per pixel              0.01509     0.0155",
+        "  1 - CLIP cosine             0.212       0.25",
+        "  LPIPS                       0.6233      not measured",
+        "  FID                         266.83      250.25",
+        "  KID                         0.03414     not measured",
+    ]
+
+
+def test_the_comparison_stands_at_the_end_of_a_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "CLIC2021" / "test").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "CLIC2021" / "test" / "a.png")
+    stub(monkeypatch.setattr)
+    more = ["--dataset", "CLIC2021", "--preset", "sd21", "--metrics", "psnr"]
+    assert run(tmp_path, tmp_path / "out", *more) == 0
+    output = capsys.readouterr()
+    assert "PICS on CLIC2021              the paper   this run" in output.err.splitlines()
+    assert json.loads(output.out)["images"] == 1
+
+
+@pytest.mark.parametrize(
+    "other", [("PICS", "CLIC2021", 256), ("PICS", "Kodak", 512), ("PICS", "mine", 512)]
+)
+def test_other_runs_are_not_compared_with_the_paper(other):
+    assert beside_paper(*other, {"mean": {"bpp": 0.0155}, "set": {}}) == []
+    assert beside_paper("PICS", "CLIC2021", 512, {"images": 0}) == []
+
+
+def test_the_papers_figures_are_those_of_the_results_page():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for (method, dataset), (bpp, clip, lpips, fid, kid) in FIGURES.items():
+        (line,) = re.findall(rf"^\| {dataset}.*, {method} \| (.*)$", page, re.MULTILINE)
+        cells = [float(cell) for cell in line.split(" | ")[:5]]
+        assert cells == [bpp, round(fid, 1), round(kid, 4), clip, lpips]
 
 
 # ---- flags
@@ -175,6 +230,7 @@ def test_flags_become_the_encoders_configuration():
     argv = ["--preset", "sd15", "--N", "2", "--loss", "ms-ssim", "--color_bytes", "0"]
     argv += ["--prompt_bytes", "14", "--prompt_bits", "7", "--prompt_ascending"]
     argv += ["--prompt_steps", "9", "--prompt_seconds", "1.5", "--seed", "3"]
+    argv += ["--prompt_search", "pez"]
     args = parser("").parse_args(argv)
     assert args.preset == PRESETS["sd15"]
     config = encoder_config(args, sketch=False)
@@ -182,6 +238,9 @@ def test_flags_become_the_encoders_configuration():
     assert (config.candidates, config.loss, config.color_bytes) == (2, "ms-ssim", 0)
     prompt = config.prompt
     assert (prompt.text, prompt.source, prompt.length) == (None, "search", None)
+    assert prompt.search == "pez" and encoder_config(parser("").parse_args([]), True) == (
+        EncoderConfig()
+    )
     assert (prompt.size, prompt.bits, prompt.ascending) == (14, 7, True)
     assert (prompt.steps, prompt.seconds, prompt.seed) == (9, 1.5, 3)
 
@@ -199,6 +258,31 @@ def test_flags_that_exclude_each_other_or_are_gone(argv):
     with pytest.raises(SystemExit) as stopped:
         parser("").parse_args(argv)
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "size"),
+    [
+        ([], 50),
+        (["--dataset", "CLIC2020"], 100),
+        (["--dataset", "CLIC2021"], 50),
+        (["--dataset", "Kodak"], 10),
+        (["--dataset", "Kodak", "--kid_subset_size", "12"], 12),
+    ],
+)
+def test_kid_has_the_papers_subset_sizes(argv, size):
+    assert kid_subset_size(parser("").parse_args(argv)) == size
+
+
+def test_kid_of_too_few_images_is_refused_before_the_first(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
+    argv = ["--data_root", str(tmp_path), "--reference", str(tmp_path), "--metrics", "kid_folder"]
+    argv += ["--output", str(tmp_path / "out"), "--kid_subset_size", "4"]
+    assert evaluate(parser("").parse_args(argv), "PICS") == 2
+    line = "error: kid_folder compares subsets of 4, of 3 images and 3 of the reference: "
+    assert capsys.readouterr().err == f"{line}name fewer with --kid_subset_size\n"
+    assert not (tmp_path / "out").exists()
 
 
 # ---- time

@@ -365,7 +365,7 @@ def test_metric_set_offline_names_every_absence_once(offline):
     without = {name for name, value in measured.items() if value is None}
     assert without == {"lpips", "dists", "clip", "clip_judge", "caption", "edges"}
     unread = iter([(picture(), picture())])
-    assert metrics.over_set(unread)["fid_patches"] == (None, 0, 0)
+    assert metrics.over_set(unread)["fid_patches"] == (None, 0, 0, None)
     assert len(list(unread)) == 1  # nothing was read in vain
 
 
@@ -422,7 +422,8 @@ def test_sets_are_compared_as_each_protocol_says(monkeypatch):
     pairs = [(image, noisy(image, 40)) for image in originals]
     references = [picture(64, 80) // (i + 1) for i in range(4)]
     names = ["fid_patches", "kid_patches", "fid_folder", "kid_folder"]
-    found = MetricSet(names, Tools(reference=references)).over_set(iter(pairs))
+    tools = Tools(reference=references, kid_subset_size=2)
+    found = MetricSet(names, tools).over_set(iter(pairs))
     assert len(loads) == 1
     assert seen.count((256, 256, 3)) == 12
     assert seen.count((256, 512, 3)) == 3
@@ -435,13 +436,31 @@ def test_sets_are_compared_as_each_protocol_says(monkeypatch):
     patches = numbers(halves(recons)), numbers(halves(originals))
     expected = {
         "fid_patches": frechet_distance(*patches),
-        "kid_patches": kernel_distance(*patches, 1000),
+        "kid_patches": kernel_distance(*patches, 6),
         "fid_folder": frechet_distance(numbers(recons), numbers(references)),
-        "kid_folder": kernel_distance(numbers(recons), numbers(references), 50),
+        "kid_folder": kernel_distance(numbers(recons), numbers(references), 2),
     }
     values = {name: result.value for name, result in found.items()}
     assert values == pytest.approx(expected, rel=1e-4)
-    assert {result[1:] for result in found.values()} == {(6, 6), (3, 4)}
+    assert [result[1:] for result in found.values()] == [
+        (6, 6, None),
+        (6, 6, 6),
+        (3, 4, None),
+        (3, 4, 2),
+    ]
+
+
+def test_kid_over_fewer_images_than_its_subsets_has_a_reason(monkeypatch):
+    features = np.random.default_rng(0).random((1, 2048), np.float32)
+    monkeypatch.setattr(
+        networks, "load_inception", lambda device: lambda images: features.repeat(len(images), 0)
+    )
+    pairs = [(picture(), picture())] * 3
+    metrics = MetricSet(["fid_folder", "kid_folder"], Tools(reference=[picture()] * 60))
+    found = metrics.over_set(pairs)
+    assert found["kid_folder"] == (None, 3, 60, None)
+    assert found["fid_folder"].value == pytest.approx(0, abs=1e-3)
+    assert metrics.unavailable == {"kid_folder": "3 images against 60: 50 of each are the least"}
 
 
 def test_a_set_too_small_has_a_reason(monkeypatch):
@@ -451,7 +470,7 @@ def test_a_set_too_small_has_a_reason(monkeypatch):
     monkeypatch.setattr(networks, "load_inception", lambda device: inception)
     metrics = MetricSet(["fid_patches"])
     found = metrics.over_set([(picture(255, 300), picture(255, 300))])
-    assert found == {"fid_patches": (None, 0, 0)}
+    assert found == {"fid_patches": (None, 0, 0, None)}
     assert metrics.unavailable["fid_patches"].startswith("0 patches of 256x256 against 0")
 
 

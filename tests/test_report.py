@@ -130,14 +130,19 @@ def test_write_report_makes_the_page(tmp_path):
         Image.new("RGB", (64, 64)).save(tmp_path / f"a{ending}")
     samples = Samples("photos", ("a", "b"), (str(tmp_path / "a.png"), "b.png"), 64)
     values = {"fid_patches": SetValue(3.5, 8, 9), "kid_patches": SetValue(None, 1, 1)}
+    values["kid_folder"] = SetValue(0.25, 60, 70, 50)
     missing = {"lpips": "no weights", "kid_patches": "too few"}
     summary = write_report(tmp_path, samples, "PIC", {"b": "broken"}, values, missing)
-    assert summary["set"] == {"fid_patches": {"value": 3.5, "reconstructions": 8, "others": 9}}
+    assert summary["set"] == {
+        "fid_patches": {"value": 3.5, "reconstructions": 8, "others": 9},
+        "kid_folder": {"value": 0.25, "reconstructions": 60, "others": 70, "subset_size": 50},
+    }
     assert summary["not_available"] == missing
     html = (tmp_path / "index.html").read_text()
     assert html.count("no weights") == html.count("too few") == 1  # said once
-    for text in ("3.500", "8 against 9", "1 failed", "1 image,"):
+    for text in ("3.500", "8 against 9", "1 failed", "1 image,", "folder, subsets of 50"):
         assert text in html
+    assert read_run(tmp_path).sets == summary["set"]
     made = json.loads((tmp_path / "made.json").read_text())
     assert made["command"].startswith("python ") and made["versions"]["numpy"] == np.__version__
 

@@ -98,7 +98,7 @@ def test_the_trap_works(tmp_path):
     assert sprung.exists()
 
 
-@pytest.mark.parametrize("name", ["hed", "scribble"])
+@pytest.mark.parametrize("name", ["hed", "hed-bsds500", "scribble"])
 def test_an_annotators_file(name, planted, tmp_path):
     content, sprung = planted
     file = tmp_path / "ControlNetHED.pth"

@@ -13,6 +13,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 RANKINGS = Path(__file__).with_name("useful_words.json")
+# `name_of` the 49,408 tokens that OpenAI's CLIP, OpenCLIP and Stable Diffusion 1 and 2 share, and
+# whole words of it, most useful first.
+CLIP_VOCABULARY = "17f6fa1360714858"
+CLIP_WORDS = Path(__file__).with_name("clip_words.txt")
 SHORTEST_WORD = 2  # letters of a token that counts as a word
 
 
@@ -20,10 +24,10 @@ def token_subset(tokenizer, bits: int) -> list[int]:
     """Return the ids of the 2**bits most useful tokens, ascending; the same for everyone who has
     the tokenizer.
 
-    Tokens in the order of use: first those of the vocabulary's ranking in useful_words.json, if it
-    has one; then whole words (letters, then "</w>"); then other printable tokens; both in the order
-    of their ids. Byte-pair encoding merges what is most frequent first, so ids rise as frequency
-    falls. A file need not say which tokens are meant.
+    Tokens in the order of use: first those of `ranked_ids`; then whole words (letters, then
+    "</w>"); then other printable tokens; both in the order of their ids. Byte-pair encoding merges
+    what is most frequent first, so ids rise as frequency falls. A file need not say which tokens
+    are meant: the digest of all subsets is part of its fingerprint (`PromptCodec.digest`).
 
     Raises ValueError if the tokenizer has fewer printable tokens.
     """
@@ -41,8 +45,7 @@ def _by_use(tokenizer) -> list[int]:
     tokens.
     """
     ids = printable_ids(tokenizer)
-    ranking = rankings().get(name_of(tokenizer), ())
-    rank = {token_id: position for position, token_id in enumerate(ranking)}
+    rank = {token_id: position for position, token_id in enumerate(ranked_ids(tokenizer))}
     tokens = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
     words = {token_id for token_id, token in tokens.items() if _is_word(token)}
     return sorted(
@@ -55,10 +58,27 @@ def _is_word(token: str) -> bool:
     return letters != token and len(letters) >= SHORTEST_WORD and letters.isalpha()
 
 
-def is_ranked(tokenizer) -> bool:
-    """Whether useful_words.json says which tokens of the tokenizer's vocabulary are the most
-    useful.
+def ranked_ids(tokenizer) -> list[int]:
+    """Return the ids of the tokens that are known to be useful, most useful first.
+
+    First those that searches found useful, `rankings`; then the whole words of CLIP_WORDS, if the
+    vocabulary is CLIP's. Empty for an unknown vocabulary.
     """
+    name = name_of(tokenizer)
+    ids = list(rankings().get(name, ()))
+    if name == CLIP_VOCABULARY:
+        vocabulary = tokenizer.get_vocab()
+        ids += [vocabulary[f"{word}</w>"] for word in clip_words()]
+    return list(dict.fromkeys(ids))
+
+
+def is_ranked(tokenizer) -> bool:
+    """Whether it is known which tokens of the tokenizer's vocabulary are the most useful."""
+    return bool(ranked_ids(tokenizer))
+
+
+def is_searched(tokenizer) -> bool:
+    """Whether searches found which tokens of the tokenizer's vocabulary are the most useful."""
     return name_of(tokenizer) in rankings()
 
 
@@ -68,6 +88,12 @@ def rankings() -> dict[str, list[int]]:
     `useful_words.py` has ranked.
     """
     return json.loads(RANKINGS.read_text(encoding="utf-8"))
+
+
+@cache
+def clip_words() -> list[str]:
+    """Return the words of CLIP_WORDS; `useful_words.py` says how they were ordered."""
+    return CLIP_WORDS.read_text(encoding="ascii").split()
 
 
 def name_of(tokenizer) -> str:
