@@ -23,12 +23,15 @@ from common.device import choose_device
 from common.files import complain, png, printable, say, write
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
+from diffusion.execution import check
 from evaluation.flags import (
     DEVICE_HELP,
     LAM_SKETCH_HELP,
     PRESET_HELP,
     add_encoding_flags,
+    add_execution_flags,
     encoder_config,
+    execution,
     preset,
     rate,
 )
@@ -64,6 +67,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     decode.add_argument(
         "--force", action="store_true", help="decode with these models whichever wrote the file"
     )
+    add_execution_flags(decode)
     for command in (encode, decode):
         command.add_argument("--device", help=DEVICE_HELP)
     drop = commands.add_parser("drop", help="remove a layer from a file")
@@ -81,7 +85,9 @@ def encode(args: argparse.Namespace) -> int:
 
     names, load = images_at(args.photo, args.preset.short_side)
     config = encoder_config(args, sketch=not args.no_sketch)
-    encoder = Encoder(args.preset, config, choose_device(args.device))
+    device = choose_device(args.device)
+    check(config.execution, device)
+    encoder = Encoder(args.preset, config, device)
 
     def encode_one(name: str, target: Path) -> str:
         sample = load(name)
@@ -108,6 +114,7 @@ def decode(args: argparse.Namespace) -> int:
     from codec import Decoder
 
     device, decoders = choose_device(args.device), {}
+    check(execution(args), device)
     folder = args.file.is_dir()
     names = sorted(path.stem for path in args.file.glob("*.pics")) if folder else [args.file.stem]
     if not names:
@@ -117,7 +124,7 @@ def decode(args: argparse.Namespace) -> int:
         data = read_file(args.file / f"{name}.pics" if folder else args.file)
         row = args.preset or writer(bitstream.unpack(data))
         if row.name not in decoders:
-            decoders[row.name] = Decoder(row, device, args.lam_sketch)
+            decoders[row.name] = Decoder(row, device, args.lam_sketch, execution(args))
         image = decoders[row.name].decode(data, args.force).image
         write(target, png(image))
         return f"{image.shape[1]}x{image.shape[0]} from {len(data)} bytes"
