@@ -10,7 +10,8 @@ thibaud/controlnet-sd21-hed-diffusers, laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Wo
 import itertools
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -21,6 +22,14 @@ from torch import nn
 HEADS = ("<|startoftext|>", "<|endoftext|>")
 LETTERS = string.ascii_lowercase
 POSITIONS = 77  # of the text towers
+INDEX = {  # of the generator's folder
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+}
 SIZES = {
     "full": {
         "vocab_size": 49408,
@@ -77,9 +86,10 @@ def make_preset(folder: Path, size: str, device: str) -> Path:
     sizes = SIZES[size]
     with torch.device(device), torch.random.fork_rng():
         torch.manual_seed(0)
-        _save_generator(folder / "generator", sizes, device)
-        _save_controlnet(folder / "controlnet", sizes, device)
-        _save_clip(folder / "clip", sizes, device)
+        for name, make in networks(sizes).items():
+            model = make() if device == "cpu" else make().half()
+            model.save_pretrained(folder / name)
+    _save_rest(folder, sizes)
     parts = {part: part for part in ("generator", "controlnet", "clip")}
     # The bundled annotator: the others' weights would have to be fetched.
     row = {"base": "sd21", "annotator": "hed-tiny", **parts, **sizes["preset"]}
@@ -87,54 +97,50 @@ def make_preset(folder: Path, size: str, device: str) -> Path:
     return folder
 
 
-def _save(model: nn.Module, folder: Path, device: str) -> None:
-    (model.half() if device != "cpu" else model).save_pretrained(folder)
+def networks(sizes: dict) -> dict[str, Callable[[], nn.Module]]:
+    """Return the functions that make the networks, by their folders. sizes: a value of SIZES."""
+    unet = sizes["unet"] | {"use_linear_projection": True}
+    half = {name: value for name, value in unet.items() if name != "sample_size"}
+    return {
+        "generator/unet": partial(diffusers.UNet2DConditionModel, **unet),
+        "generator/vae": partial(diffusers.AutoencoderKL, **_vae(sizes)),
+        "generator/text_encoder": partial(transformers.CLIPTextModel, _text_config(sizes, "text")),
+        "controlnet": partial(diffusers.ControlNetModel, **half),
+        "clip": partial(transformers.CLIPModel, _clip_config(sizes)),
+    }
 
 
-def _save_generator(folder: Path, sizes: dict, device: str) -> None:
-    unet = diffusers.UNet2DConditionModel(use_linear_projection=True, **sizes["unet"])
-    vae = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        **sizes["vae"],
-    )
-    text = transformers.CLIPTextModel(_text_config(sizes, "text"))
+def _save_rest(folder: Path, sizes: dict) -> None:
+    """Write what belongs to the networks: sampler, tokenizers, image processor, index."""
+    generator, clip = folder / "generator", folder / "clip"
     scheduler = diffusers.PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True
     )
-    for name, model in {"unet": unet, "vae": vae, "text_encoder": text}.items():
-        _save(model, folder / name, device)
-    scheduler.save_pretrained(folder / "scheduler")
-    save_tokenizer(folder / "tokenizer", sizes["vocab_size"])
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
+    scheduler.save_pretrained(generator / "scheduler")
+    save_tokenizer(generator / "tokenizer", sizes["vocab_size"])
+    (generator / "model_index.json").write_text(json.dumps(INDEX), encoding="utf-8")
+    side = sizes["vision"]["image_size"]
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
+    processor.save_pretrained(clip)
+    save_tokenizer(clip, sizes["vocab_size"])
+
+
+def _vae(sizes: dict) -> dict:
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+        **sizes["vae"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _save_controlnet(folder: Path, sizes: dict, device: str) -> None:
-    config = {name: value for name, value in sizes["unet"].items() if name != "sample_size"}
-    _save(diffusers.ControlNetModel(use_linear_projection=True, **config), folder, device)
-
-
-def _save_clip(folder: Path, sizes: dict, device: str) -> None:
+def _clip_config(sizes: dict) -> transformers.CLIPConfig:
     width = sizes["vision"]["hidden_size"]
     vision = sizes["vision"] | {"intermediate_size": 4 * width, "hidden_act": "gelu"}
     text = _text_config(sizes, "clip_text").to_dict()
-    config = transformers.CLIPConfig(
+    return transformers.CLIPConfig(
         text_config=text, vision_config=vision, projection_dim=sizes["features"]
     )
-    _save(transformers.CLIPModel(config), folder, device)
-    side = sizes["vision"]["image_size"]
-    processor = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
-    processor.save_pretrained(folder)
-    save_tokenizer(folder, sizes["vocab_size"])
 
 
 def _text_config(sizes: dict, tower: str) -> transformers.CLIPTextConfig:
