@@ -154,7 +154,9 @@ def work(run: Run, batch_size: int) -> None:
             monitor.watch()
 
 
-def imap_parts(run: Run, parts: Sequence[Sequence[int]]):
+def imap_parts(
+    run: Run, parts: Sequence[Sequence[int]]
+) -> contextlib.AbstractContextManager[Iterator[None]]:
     """Do batches: with a GPU the CPU's work beside it, on a CPU in forked workers or here."""
     if run.threads and parts:
         return imap_overlapped(run.evaluator, parts, run.samples, run.threads)

@@ -4,6 +4,7 @@ python -m pytest tests/test_execution.py
 """
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import diffusers
@@ -12,6 +13,7 @@ import pytest
 import torch
 from helpers.checkpoints import local_preset
 
+import color_codec
 import eval_PIC
 import pics
 from bitstream import Stream, pack
@@ -22,6 +24,7 @@ from diffusion.execution import Execution, check
 from diffusion.turns import Turns
 from evaluation.evaluator import Evaluator, Work
 from evaluation.timing import Stopwatch
+from models_ntc import load_sketch_codec
 from prompt_inversion.clip import load_clip
 from prompt_inversion.options import PromptOptions
 
@@ -232,3 +235,23 @@ def test_drawn_together_and_alone_agree_to_a_level(row, monkeypatch):
     assert max(map(difference, pictures[1], pictures[2])) <= 1
     for work, image in zip(works, pictures[1], strict=True):
         assert np.array_equal(decoder.decode(work.encoded.data).image, image)
+
+
+# ---- layers coded by several threads at once
+
+
+def test_layers_are_coded_alike_by_several_threads():
+    codec = load_sketch_codec(0.2)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (128, 64, 3), np.uint8) for _ in range(8)]
+
+    def code(image):
+        payload, sketch = codec.encode_and_decode(image[..., 0] // 2)
+        color = color_codec.encode(image, 60)
+        decoded = codec.decode(payload), color_codec.decode(color, 128, 64)
+        assert np.array_equal(decoded[0], sketch)
+        return payload, color, decoded[1].tobytes()
+
+    expected = list(map(code, images))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(code, images)) == expected
