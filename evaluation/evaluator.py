@@ -56,23 +56,26 @@ class Evaluator:
 
     def do(self, indices: Sequence[int], samples: Samples) -> None:
         """Do some of the images together; record those that cannot be read or done."""
-        for group in self.groups(self.encode(indices, samples)):
+        for group in self.groups(self.encode(self.read(indices, samples))):
             for work in group:
                 self.unpack(work)
             for work, decoded in self.draw(group):
                 self.finish(work, decoded)
 
-    def encode(self, indices: Sequence[int], samples: Samples) -> list[Work]:
-        """Read and encode images, which share prompt search and generation."""
+    def read(self, indices: Sequence[int], samples: Samples) -> list[Sample]:
+        """Read images."""
         batch = []
         for index in indices:
             try:
                 batch.append(samples[index])
             except ImageError as error:
                 self._fail(samples.names[index], error)
-        return self._encode(batch) if batch else []
+        return batch
 
-    def _encode(self, batch: Sequence[Sample]) -> list[Work]:
+    def encode(self, batch: Sequence[Sample]) -> list[Work]:
+        """Encode images, which share prompt search and generation."""
+        if not batch:
+            return []
         reset_peak_memory(self.device)
         sizes = [(sample.source_height, sample.source_width) for sample in batch]
         try:
@@ -90,7 +93,7 @@ class Evaluator:
             return []
         works = []
         for sample in batch:
-            works += self._encode([sample])
+            works += self.encode([sample])
         return works
 
     def _fail(self, name: str, error: Exception) -> None:

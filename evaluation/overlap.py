@@ -3,12 +3,13 @@
     with imap_overlapped(evaluator, parts, samples, threads=4) as done:
         for _ in done: ...              # the images of one more part have their records
 
-The calling thread searches prompts and generates; a pool of threads codes sketches beside the
-prompt search and, beside the next batch, decodes files, measures and writes. Python's threads
-suffice, since most of that time is spent in libraries that release the interpreter.
+The calling thread searches prompts and generates; a pool of threads reads the next batch, codes
+sketches beside the prompt search and, beside the next batch, decodes files, measures and writes.
+Python's threads suffice, since most of that time is spent in libraries that release the
+interpreter.
 
-    calling thread   encode 0 | encode 1 | draw 0 | encode 2 | draw 1 | ...
-    pool                        unpack 0 | unpack 1, finish 0         | unpack 2, finish 1 | ...
+    calling thread            encode 0 | encode 1        | draw 0 | encode 2                  | ...
+    pool              read 0 | read 1  | unpack 0, read 2         | unpack 1, finish 0, read 3 | ...
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from dataloaders import Samples
+from dataloaders import Sample, Samples
 from evaluation.evaluator import Evaluator, Work
 
 MOST_THREADS = 8
@@ -71,8 +72,8 @@ class _Overlap:
     def run(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[None]:
         """Yield None after each part, up to WAITING parts after its pictures are there."""
         previous, finishing = None, []
-        for part in parts:
-            works = self.evaluator.encode(part, samples)
+        for batch in self._read(parts, samples):
+            works = self.evaluator.encode(batch)
             unpacking = [self.pool.submit(self.evaluator.unpack, work) for work in works]
             if previous:
                 finishing.append(self._draw(*previous))
@@ -83,6 +84,16 @@ class _Overlap:
             finishing.append(self._draw(*previous))
         for futures in finishing:
             yield self._wait(futures)
+
+    def _read(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[Sequence[Sample]]:
+        """Yield the images of each part, while those of the next are read."""
+        reading: list[Future] = []
+        for part in parts:
+            reading.append(self.pool.submit(self.evaluator.read, part, samples))
+            if len(reading) > 1:
+                yield reading.pop(0).result()
+        for future in reading:
+            yield future.result()
 
     def _draw(self, works: Sequence[Work], unpacking: Sequence[Future]) -> list[Future]:
         """Generate the pictures of a part; return what finishes them."""
