@@ -4,6 +4,7 @@ python -m pytest tests/test_execution.py
 """
 
 import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -255,3 +256,28 @@ def test_layers_are_coded_alike_by_several_threads():
     expected = list(map(code, images))
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(code, images)) == expected
+
+
+def test_sketches_are_coded_beside_the_prompt_search(row, monkeypatch):
+    row = dataclasses.replace(row, short_side=64, annotator="hed-tiny")
+    config = EncoderConfig(candidates=1, color_bytes=20, prompt=PromptOptions(steps=2, length=4))
+    encoder = Encoder(row, config, "cpu")
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8))
+    expected = encoder.encode(images)
+    coded, find = threading.Semaphore(0), encoder.prompter.find
+    code = encoder.decoder.sketch_codec.encode_and_decode
+    monkeypatch.setattr(
+        encoder.decoder.sketch_codec,
+        "encode_and_decode",
+        lambda sketch: (code(sketch), coded.release())[0],
+    )
+
+    def searched(images):
+        for _ in images:
+            assert coded.acquire(timeout=60)  # the search ends after the coding
+        return find(images)
+
+    monkeypatch.setattr(encoder.prompter, "find", searched)
+    with ThreadPoolExecutor(2) as pool:
+        encoder.map = pool.map
+        assert encoder.encode(images) == expected

@@ -315,7 +315,7 @@ def test_measuring_goes_on_beside_generating(monkeypatch, photos, tmp_path):
         (photos / f"{name}.png").unlink()
     monkeypatch.setattr(MetricSet, "measure", lambda *_: time.sleep(pause_s) or {"psnr": 1.0})
     stub(monkeypatch.setattr, pause_s)
-    monkeypatch.setattr(setup, "threads_for", lambda *_: 1)
+    monkeypatch.setattr(setup, "threads_for", lambda *_: 2)
     seconds, work_ = [], loop.work
 
     def timed(*args):
