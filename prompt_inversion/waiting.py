@@ -51,4 +51,5 @@ def load_clip(sources: Sequence[str], device: str, turns=None) -> Clip:
     if turns is None:
         return clip
     turns.add("clip", clip.model)
+    turns.take("clip")  # a captioner that is loaded next goes where the CLIP is
     return WaitingClip(clip.model, clip.tokenizer, clip.processor, partial(turns.take, "clip"))

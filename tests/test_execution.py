@@ -184,6 +184,7 @@ def test_the_encoders_clip_takes_turns_too(row, monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     row = dataclasses.replace(row, short_side=64)
     one_at_a_time = Encoder(row, low, "cpu")
+    assert places.names() == ["CLIPModel"]
     seen = []
     for tower in ("vision_model", "text_projection"):
         model = getattr(one_at_a_time.clip.model, tower)
