@@ -23,6 +23,7 @@ import color_codec
 from bitstream import Stream
 from dataloaders import check_coded, check_sources
 from diffusion.candidates import LOSSES, Choice, Chooser, load_score
+from diffusion.execution import PLAIN, Execution
 from presets import Preset, PresetError, writer_of
 from prompt_inversion.options import PromptOptions
 from text_codec.prompt import NO_PROMPT, Prompt, PromptCodec
@@ -48,6 +49,7 @@ class EncoderConfig:
     loss: str = "clip"  # one of LOSSES
     together: int = 8  # candidates generated in one batch; bounds memory
     prompt: PromptOptions = field(default_factory=PromptOptions)
+    execution: Execution = PLAIN  # of the text-to-image model
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -96,12 +98,18 @@ class Decoder:
     Raises UnavailableError if a model cannot be had, PresetError if models do not fit together.
     """
 
-    def __init__(self, preset: Preset, device: str = "cpu", lam_sketch: float | str | None = None):
+    def __init__(
+        self,
+        preset: Preset,
+        device: str = "cpu",
+        lam_sketch: float | str | None = None,
+        execution: Execution = PLAIN,
+    ):
         from diffusion import load_generator
 
         self.preset, self.device = preset, device
         self.lam_sketch = preset.lam_sketch if lam_sketch is None else lam_sketch
-        self.generator = load_generator(preset, device)
+        self.generator = load_generator(preset, device, execution)
         self.prompt_codec = PromptCodec(self.generator.tokenizer, self.generator.longest_prompt)
 
     @cached_property
@@ -213,7 +221,8 @@ class Encoder:
 
     timer: called with "prompt", "sketch", "coding" or "candidates", gives a context manager around
     that stage's work.
-    Attributes: `decoder`, whose reconstructions are the candidates; `clip`, which searches prompts.
+    Attributes: `decoder`, whose reconstructions are the candidates; `clip`, which searches prompts;
+    `map`, which codes sketches and colors: that of a thread pool does it beside the prompt search.
 
     Raises UnavailableError if a model cannot be had, PresetError if models do not fit together,
     ValueError for a bad configuration.
@@ -226,15 +235,15 @@ class Encoder:
         device: str = "cpu",
         timer: Callable[[str], AbstractContextManager] = nullcontext,
     ):
-        from prompt_inversion.clip import load_clip
         from prompt_inversion.prompter import Prompter
+        from prompt_inversion.waiting import load_clip
 
-        self.preset, self.config, self.timer = preset, config, timer
+        self.preset, self.config, self.timer, self.map = preset, config, timer, map
         self.color_bytes = config.color_bytes
         if self.color_bytes is None:
             self.color_bytes = preset.color_bytes if config.sketch else 0  # PIC is the prompt alone
-        self.decoder = Decoder(preset, device, config.lam_sketch)
-        self.clip = load_clip(preset.clip, device)
+        self.decoder = Decoder(preset, device, config.lam_sketch, config.execution)
+        self.clip = load_clip(preset.clip, device, self.decoder.generator.turns)
         self._check_vocabulary()
         self.prompter = Prompter(config.prompt, preset, self.clip, self.decoder.prompt_codec)
         score = load_score(config.loss, self.clip, device)
@@ -264,11 +273,10 @@ class Encoder:
         if source_sizes is None:
             source_sizes = [(image.shape[0], image.shape[1]) for image in images]
         check_sources(source_sizes, len(images))
+        coded = self.map(lambda image: (self._sketch(image), self._color(image)), images)
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
-        sketches = [self._sketch(image) for image in images]
-        colors = [self._color(image) for image in images]
-        layers = [_Layers(*each) for each in zip(prompts, sketches, colors, strict=True)]
+        layers = [_Layers(found, *both) for found, both in zip(prompts, coded, strict=True)]
         with self.timer("candidates"):
             choices = self.chooser.choose(images, [layer.conditions() for layer in layers])
         with self.timer("coding"):
@@ -292,20 +300,20 @@ class Encoder:
 
         return load_annotator(self.preset.annotator, device)
 
-    def _sketch(self, image: np.ndarray) -> "_CodedSketch":
+    def _sketch(self, image: np.ndarray) -> "_Coded":
         if self.annotator is None:
-            return _CodedSketch()
+            return _Coded()
         with self.timer("sketch"):
             sketch = self.annotator(image)
         with self.timer("coding"):
-            return _CodedSketch(sketch, *self.decoder.sketch_codec.encode_and_decode(sketch))
+            return _Coded(sketch, *self.decoder.sketch_codec.encode_and_decode(sketch))
 
-    def _color(self, image: np.ndarray) -> "_CodedColor":
+    def _color(self, image: np.ndarray) -> "_Coded":
         if not self.color_bytes:
-            return _CodedColor()
+            return _Coded()
         with self.timer("coding"):
             payload = color_codec.encode(image, self.color_bytes)
-            return _CodedColor(payload, color_codec.decode(payload, *image.shape[:2]))
+            return _Coded(None, payload, color_codec.decode(payload, *image.shape[:2]))
 
     def _pack(
         self, image: np.ndarray, source: tuple[int, int], layers: "_Layers", choice: Choice
@@ -326,21 +334,16 @@ class Encoder:
         return Encoded(data, prompt.ids, prompt.cosine, layers.sketch.sketch, choice.scores)
 
 
-class _CodedSketch(NamedTuple):
+class _Coded(NamedTuple):
     sketch: np.ndarray | None = None  # uint8 (H, W), before coding
     payload: bytes | None = None
-    decoded: np.ndarray | None = None
-
-
-class _CodedColor(NamedTuple):
-    payload: bytes | None = None
-    decoded: np.ndarray | None = None  # uint8 (H / 8, W / 8, 3)
+    decoded: np.ndarray | None = None  # what a decoder makes of the payload
 
 
 class _Layers(NamedTuple):
     prompt: "FoundPrompt"
-    sketch: _CodedSketch
-    color: _CodedColor
+    sketch: _Coded
+    color: _Coded
 
     def conditions(self) -> Conditions:
         prompt = Prompt(self.prompt.ids, "", None)

@@ -28,13 +28,16 @@ from common.device import choose_device
 from common.files import complain, png, printable, say, write
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
+from diffusion.execution import PLAIN, check
 from evaluation.conversion import FAILURES, Conversion, Job, Made, converting, file_digest
 from evaluation.flags import (
     DEVICE_HELP,
     LAM_SKETCH_HELP,
     PRESET_HELP,
     add_encoding_flags,
+    add_execution_flags,
     encoder_config,
+    execution,
     preset,
     rate,
 )
@@ -73,6 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     decode.add_argument(
         "--force", action="store_true", help="decode with these models whichever wrote the file"
     )
+    add_execution_flags(decode)
     for command in (encode, decode):
         command.add_argument("--device", help=DEVICE_HELP)
         command.add_argument(
@@ -94,6 +98,7 @@ def encode(args: argparse.Namespace) -> int:
     folder = args.file if args.photo.is_dir() else None
     jobs = photo_jobs(args)
     config, device = encoder_config(args, sketch=not args.no_sketch), choose_device(args.device)
+    check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
         encoder = Encoder(args.preset, config, device)
         if folder:  # one progress bar, that of the folder
@@ -131,7 +136,8 @@ def origin_of(encoder: "Encoder", job: Job) -> str:
     if the file cannot be read.
     """
     photo = file_digest(job.source)
-    settings = (encoder.preset, encoder.config, encoder.fingerprint)
+    config = dataclasses.replace(encoder.config, execution=PLAIN)  # it changes no file
+    settings = (encoder.preset, config, encoder.fingerprint)
     return hashlib.sha256(f"{photo} {settings}".encode()).hexdigest() if photo else ""
 
 
@@ -185,10 +191,11 @@ def decode_groups(
     from codec import Decoder
 
     device, decoder = choose_device(args.device), None
+    check(execution(args), device)
     for (row, sketch, color), jobs in groups.items():
         try:
             if decoder is None or decoder.preset != row:
-                decoder = Decoder(row, device, args.lam_sketch)
+                decoder = Decoder(row, device, args.lam_sketch, execution(args))
             decoder.fingerprint(sketch, color)  # loads what these layers need, before any fork
         except FAILURES as error:
             conversion.fail(jobs, error)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffusion.execution import PLAIN, Execution
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
@@ -15,15 +17,15 @@ if TYPE_CHECKING:
     from presets import Preset
 
 
-def load_generator(preset: Preset, device: str) -> Generator:
+def load_generator(preset: Preset, device: str, execution: Execution = PLAIN) -> Generator:
     """Return the preset's text-to-image model on `device`.
 
-    Its ControlNet is loaded with the first sketch. Raises UnavailableError if no source of the
-    weights can be loaded.
+    execution: how it runs there. Its ControlNet is loaded with the first sketch. Raises
+    UnavailableError if no source of the weights can be loaded.
     """
     from diffusion.generator import Generator
 
-    return Generator(preset, device)
+    return Generator(preset, device, execution)
 
 
 def load_tokenizer(preset: Preset) -> CLIPTokenizer:

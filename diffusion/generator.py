@@ -23,6 +23,7 @@ from PIL import Image
 from common.model_folders import one_error, quietly
 from common.weights import UnavailableError, from_mirrors
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
+from diffusion.execution import PLAIN, Execution
 from diffusion.image_to_image import ControlFromLatents, TextFromLatents
 from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline, weights_name
 from presets import Preset, PresetError, cure
@@ -49,15 +50,18 @@ def framed(ids: Sequence[int], tokenizer: transformers.CLIPTokenizer, length: in
 class Generator:
     """A text-to-image model; its ControlNet is loaded with the first sketch.
 
-    `tokenizer` is the model's own, `vocab_size` the number of its tokens: ids are below it.
+    `tokenizer` is the model's own, `vocab_size` the number of its tokens: ids are below it. `turns`
+    are those of its models on the device if they cannot all be there, otherwise None.
 
     Raises UnavailableError if a model is not available, PresetError if the ControlNet does not
     take the preset's control image.
     """
 
-    def __init__(self, preset: Preset, device: str | torch.device):
+    def __init__(self, preset: Preset, device: str | torch.device, execution: Execution = PLAIN):
         self.preset = preset
         self.device = torch.device(device)
+        self.execution = execution
+        self.turns = self._make_turns()
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._source, self._text_pipeline = self._load(
             self._load_pipeline, preset.generator, "text-to-image model"
@@ -65,6 +69,9 @@ class Generator:
         self.tokenizer = self._text_pipeline.tokenizer
         self.vocab_size = len(self.tokenizer)
         self._pipelines = {}
+        if self.turns:
+            self.turns.add("text encoder", self._text_pipeline.text_encoder)
+            self.turns.add("vae", self._text_pipeline.vae)
 
     def generate(
         self,
@@ -230,12 +237,39 @@ class Generator:
     @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
         pipeline = load_pipeline(source, revision, local_files_only)
-        return source, self._with_sampler(pipeline.to(self.device, self.dtype), self.preset.sampler)
+        pipeline.to(self._home, self.dtype)
+        if self.device.type == "cuda":  # on a CPU sums would be rounded otherwise than before
+            pipeline.vae.to(memory_format=torch.channels_last)
+        self._prepare(pipeline.unet)
+        return source, self._with_sampler(pipeline, self.preset.sampler)
 
     @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
         model = load_controlnet(source, revision, local_files_only)
-        return source, model.to(self.device, self.dtype, memory_format=torch.channels_last)
+        model.to(self._home, self.dtype, memory_format=torch.channels_last)
+        self._prepare(model)
+        return source, model
+
+    def _make_turns(self):
+        if self.execution.memory != "low":
+            return None
+        from diffusion.turns import Turns
+
+        return Turns(self.device)
+
+    @property
+    def _home(self) -> torch.device:
+        """Where models are loaded to."""
+        return torch.device("cpu") if self.turns else self.device
+
+    def _prepare(self, model: diffusers.ModelMixin) -> None:
+        """Make UNet or ControlNet, which work together at every step, run as asked for."""
+        if self.execution.attention == "xformers":
+            model.enable_xformers_memory_efficient_attention()
+        if self.execution.compile:  # imports torch._dynamo, which takes seconds
+            model.compile(backend=self.execution.compile, dynamic=False)
+        if self.turns:
+            self.turns.add("unet", model)
 
     @cached_property
     def _controlnet(self) -> tuple[str, diffusers.ControlNetModel]:

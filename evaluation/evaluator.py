@@ -3,12 +3,12 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import bitstream
 import color_codec
-from codec import Decoded, Encoded, Encoder
+from codec import Conditions, Decoded, Encoded, Encoder
 from common.files import png, write
 from dataloaders import ImageError, Sample, Samples
 from evaluation.timing import Stopwatch, peak_memory, reset_peak_memory
@@ -25,52 +25,76 @@ FAILURES = (
 )  # of one image; a full disk is none of these
 
 
+@dataclass(eq=False)
+class Work:
+    """An image on its way from its file to its record."""
+
+    sample: Sample
+    encoded: Encoded
+    seconds: dict[str, float]  # of its stages until now
+    memory: dict[str, int] = field(default_factory=dict)  # peak until its picture was there
+    timer: Stopwatch = field(default_factory=Stopwatch)  # of its own stages from now on
+    # What its file says; None: not unpacked, or broken.
+    stream: bitstream.Stream | None = None
+    conditions: Conditions | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Does the images of one process."""
+    """Does the images of one process: `do`, or its steps by `evaluation.overlap`.
+
+    Each step records the images that fail in it and leaves them out of what it returns.
+    """
 
     folder: Path  # of the run
     encoder: Encoder
     metrics: MetricSet
     codecs: dict[str, Codec]  # the baselines
-    timer: Stopwatch  # of the encoder's stages too
+    timer: Stopwatch  # of the encoder's stages
     device: str
+    together: int = 1  # reconstructions that are generated in one batch
 
     def do(self, indices: Sequence[int], samples: Samples) -> None:
         """Do some of the images together; record those that cannot be read or done."""
+        for group in self.groups(self.encode(self.read(indices, samples))):
+            for work in group:
+                self.unpack(work)
+            for work, decoded in self.draw(group):
+                self.finish(work, decoded)
+
+    def read(self, indices: Sequence[int], samples: Samples) -> list[Sample]:
+        """Read images."""
         batch = []
         for index in indices:
             try:
                 batch.append(samples[index])
             except ImageError as error:
                 self._fail(samples.names[index], error)
-        if batch:
-            self._encode(batch)
+        return batch
 
-    def _encode(self, batch: Sequence[Sample]) -> None:
-        """Encode images, which share prompt search and generation, and finish each."""
+    def encode(self, batch: Sequence[Sample]) -> list[Work]:
+        """Encode images, which share prompt search and generation."""
+        if not batch:
+            return []
         reset_peak_memory(self.device)
         sizes = [(sample.source_height, sample.source_width) for sample in batch]
         try:
             encoded = self.encoder.encode_all([sample.image for sample in batch], sizes)
         except FAILURES as error:
             self.timer.read()
-            self._find_failure(batch, error)
-            return
+            return self._find_failure(batch, error)
         seconds = {stage: spent / len(batch) for stage, spent in self.timer.read().items()}
-        for sample, own in zip(batch, encoded, strict=True):
-            try:
-                self._finish(sample, own, seconds)
-            except FAILURES as error:
-                self._fail(sample.name, error)
+        return [Work(*each, dict(seconds)) for each in zip(batch, encoded, strict=True)]
 
-    def _find_failure(self, batch: Sequence[Sample], error: Exception) -> None:
+    def _find_failure(self, batch: Sequence[Sample], error: Exception) -> list[Work]:
         """Record an error of one image; of several, find out whose it was, one by one."""
         if len(batch) == 1:
             self._fail(batch[0].name, error)
-            return
+            return []
+        works = []
         for sample in batch:
-            self._encode([sample])
+            works += self.encode([sample])
+        return works
 
     def _fail(self, name: str, error: Exception) -> None:
         """Record why an image could not be done."""
@@ -79,24 +103,86 @@ class Evaluator:
             reason = f"{type(error).__name__}: {reason}"
         write(self.folder / f"{name}{FAILED}", f"{reason}\n".encode())
 
-    def _finish(self, sample: Sample, encoded: Encoded, seconds: dict[str, float]) -> None:
-        """Decode a file and write everything that belongs to it, the record last."""
-        with self.timer("decoding"):
-            decoded = self.encoder.decoder.decode(encoded.data)
-        with self.timer("metrics"):
+    def groups(self, works: Sequence[Work]) -> list[list[Work]]:
+        """Return the images in groups of one size, `together` at most, to be drawn together."""
+        groups: list[list[Work]] = []
+        for work in works:
+            last = groups[-1] if groups else []
+            fits = last and last[0].sample.image.shape == work.sample.image.shape
+            if fits and len(last) < self.together:
+                last.append(work)
+            else:
+                groups.append([work])
+        return groups
+
+    def unpack(self, work: Work) -> None:
+        """Decode the layers of a file, on the CPU."""
+        try:
+            with work.timer("decoding"):
+                work.stream = bitstream.unpack(work.encoded.data)
+                work.conditions = self.encoder.decoder.conditions(work.stream)
+        except FAILURES as error:
+            self._fail(work.sample.name, error)
+
+    def draw(self, group: Sequence[Work]) -> list[tuple[Work, Decoded]]:
+        """Generate the reconstructions of a group's files as one batch."""
+        group = [work for work in group if work.conditions is not None]
+        if not group:
+            return []
+        height, width = group[0].sample.image.shape[:2]
+        timer = Stopwatch()
+        try:
+            with timer("decoding"):
+                images = self.encoder.decoder.generate(
+                    [work.conditions for work in group],
+                    [work.stream.seed for work in group],
+                    height,
+                    width,
+                )
+        except FAILURES as error:
+            return self._draw_each(group, error)
+        spent = timer.read()["decoding"] / len(group)
+        for work in group:
+            work.seconds["decoding"] = work.timer.read()["decoding"] + spent
+            work.memory = peak_memory(self.device)
+        drawn = []
+        for work, image in zip(group, images, strict=True):
+            drawn.append((work, Decoded(image, work.conditions, work.stream)))
+        return drawn
+
+    def _draw_each(self, group: Sequence[Work], error: Exception) -> list[tuple[Work, Decoded]]:
+        """Record an error of one image; of several, find out whose it was, one by one."""
+        if len(group) == 1:
+            self._fail(group[0].sample.name, error)
+            return []
+        drawn = []
+        for work in group:
+            drawn += self.draw([work])
+        return drawn
+
+    def finish(self, work: Work, decoded: Decoded) -> None:
+        """Measure a reconstruction and write everything that belongs to it, the record last."""
+        try:
+            self._finish(work, decoded)
+        except FAILURES as error:
+            self._fail(work.sample.name, error)
+
+    def _finish(self, work: Work, decoded: Decoded) -> None:
+        sample, encoded = work.sample, work.encoded
+        with work.timer("metrics"):
             values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
         beside = {}
         for name, codec in self.codecs.items():
-            beside[name] = self._baseline(sample, codec, len(encoded.data))
+            beside[name] = self._baseline(work, codec, len(encoded.data))
         self._write_pictures(sample, encoded, decoded)
         write(self.folder / f"{sample.name}.pics", encoded.data)
         record = describe(sample, encoded, decoded, values)
         if beside:
             record["baselines"] = beside
         record["seconds"] = {}
-        for stage, spent in (seconds | self.timer.read()).items():
+        for stage, spent in (work.seconds | work.timer.read()).items():
             record["seconds"][stage] = round(spent, 4)
-        record["memory"] = peak_memory(self.device)
+        record["memory"] = larger(work.memory, peak_memory(self.device))
         write(self.folder / f"{sample.name}{RECORD}", record_file(record))
 
     def _write_pictures(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> None:
@@ -113,14 +199,15 @@ class Evaluator:
             if picture is not None:
                 write(self.folder / f"{sample.name}{ending}", png(picture))
 
-    def _baseline(self, sample: Sample, codec: Codec, budget: int) -> dict:
+    def _baseline(self, work: Work, codec: Codec, budget: int) -> dict:
         """Return the results of an image format within the budget of bytes, or why it has none."""
+        sample = work.sample
         try:
-            with self.timer("baselines"):
+            with work.timer("baselines"):
                 found = compress(sample.image, codec, budget)
         except BudgetError as error:
             return {"why": str(error)}
-        with self.timer("metrics"):
+        with work.timer("metrics"):
             values = self.metrics.measure(sample.image, found.image)
         height, width = sample.image.shape[:2]
         return {
@@ -130,6 +217,11 @@ class Evaluator:
             "quality": int(found.quality),
             **values,
         }
+
+
+def larger(peak: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """Return the larger of two peaks of memory, kind by kind."""
+    return {kind: max(size, peak.get(kind, 0)) for kind, size in other.items()}
 
 
 def describe(sample: Sample, encoded: Encoded, decoded: Decoded, values: dict) -> dict:

@@ -12,12 +12,14 @@ from codec import EncoderConfig
 from common.files import ROOT
 from dataloaders import DATASETS
 from diffusion.candidates import LOSSES
+from diffusion.execution import ATTENTIONS, MEMORIES, Execution
 from presets import PRESETS, Preset, PresetError, get_preset
 from prompt_inversion.options import SEARCHES, SOURCES, PromptOptions
 
 OUTPUT = ROOT / "recon_examples"
 KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
+DRAWS = ("alone", "together")
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 LAM_SKETCH_HELP = (
     "rate of the sketch: a lambda of the bundled codec, or a codec file (default: the preset's)"
@@ -68,6 +70,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--output", type=Path, default=OUTPUT, help="folder in which the run's folder is made")
     add("--overwrite", action="store_true", help="recompute finished images")
     add("--device", help=DEVICE_HELP)
+    add(
+        "--draw",
+        choices=DRAWS,
+        help="generate the reconstructions of a batch alone, one by one, or together "
+        "(default: together on a GPU, alone on a CPU)",
+    )
     return flags
 
 
@@ -118,6 +126,40 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     )
     add("--prompt_seconds", type=seconds, help="time limit of the search of a batch")
     add("--seed", type=int, default=0, help="random seed of the prompt search")
+    add(
+        "--together",
+        type=positive,
+        default=EncoderConfig.together,
+        help="number of images generated at once, which bounds memory (default: %(default)s)",
+    )
+    add_execution_flags(flags)
+
+
+def add_execution_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of how models run on a GPU; `execution` reads them."""
+    add = flags.add_argument
+    add(
+        "--compile",
+        action="store_true",
+        help="compile UNet and ControlNet for each size, which takes minutes at first (GPU)",
+    )
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default=Execution.attention,
+        help="PyTorch's own attention or, on a GPU, that of xformers (default: torch)",
+    )
+    add(
+        "--memory",
+        choices=MEMORIES,
+        default=Execution.memory,
+        help="low: one model on the GPU at a time, for cards of 8 GB; slower (default: all)",
+    )
+
+
+def execution(args: argparse.Namespace) -> Execution:
+    """Return what the flags say about running models on a GPU."""
+    return Execution("inductor" if args.compile else "", args.attention, args.memory)
 
 
 def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
@@ -140,7 +182,9 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
         color_bytes=args.color_bytes,
         candidates=args.N,
         loss=args.loss,
+        together=args.together,
         prompt=prompt,
+        execution=execution(args),
     )
 
 

@@ -28,6 +28,9 @@ at work, `.lock` keeps others out of its folder (`lock.py`). Two runs differ in 
     memory_process            peak resident bytes since the batch began, of the process that did the
                               image (Linux); the processes of a run share a part of them
     memory_gpu                peak bytes of tensors on the GPU since then
+
+On a GPU the CPU's work of a batch goes on beside the GPU's work of the next (`overlap.py`): stages
+overlap then, and the memory is that of both batches.
 """
 
 import argparse
@@ -46,6 +49,7 @@ import numpy as np
 from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_image
+from evaluation.overlap import imap_overlapped
 from evaluation.processes import imap_forked, is_rank_0
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
@@ -139,7 +143,7 @@ class ProgressMonitor:
 def work(run: Run, batch_size: int) -> None:
     """Do this process's part of the images, and in rank 0 wait for the other processes."""
     parts = split(run.group.own(run.todo), batch_size, run.workers)
-    with imap_forked(lambda part: run.evaluator.do(part, run.samples), parts, run.workers) as done:
+    with imap_parts(run, parts) as done:
         if not run.group.is_rank_0:
             for _ in done:
                 pass
@@ -149,6 +153,15 @@ def work(run: Run, batch_size: int) -> None:
             for _ in done:
                 monitor.refresh()
             monitor.watch()
+
+
+def imap_parts(
+    run: Run, parts: Sequence[Sequence[int]]
+) -> contextlib.AbstractContextManager[Iterator[None]]:
+    """Do batches: with a GPU the CPU's work beside it, on a CPU in forked workers or here."""
+    if run.threads and parts:
+        return imap_overlapped(run.evaluator, parts, run.samples, run.threads)
+    return imap_forked(lambda part: run.evaluator.do(part, run.samples), parts, run.workers)
 
 
 def split(images: Sequence[int], batch_size: int, workers: int) -> list[Sequence[int]]:

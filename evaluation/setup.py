@@ -12,9 +12,11 @@ import numpy as np
 from codec import Encoder
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
+from diffusion.execution import Execution, check
 from evaluation.evaluator import Evaluator
 from evaluation.flags import KID_SUBSETS, encoder_config, utf8
 from evaluation.folder import claim, earlier_summary, take
+from evaluation.overlap import overlap_threads
 from evaluation.processes import ProcessGroup, join, worker_count
 from evaluation.timing import Stopwatch
 from metrics import MetricSet, Tools, Unavailable, is_per_image
@@ -36,6 +38,7 @@ class Run:
     metrics: MetricSet  # of images if some are left, of sets in rank 0
     workers: int  # that do images side by side; 0: this process does them
     before: dict  # summary.json of an earlier start, if nothing is left
+    threads: int = 0  # that do the CPU's work beside a GPU's; 0: none
 
 
 def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -> Run:
@@ -50,10 +53,12 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
     settings = settings_of(args, method)
     group, timer = join(args.device), Stopwatch()
+    config = encoder_config(args, method == "PICS")
+    check(config.execution, group.device)
     todo = take(held, folder, settings, samples.names, args.overwrite, group)
     encoder, workers = None, 0
     if group.own(todo):
-        encoder = Encoder(args.preset, encoder_config(args, method == "PICS"), group.device, timer)
+        encoder = Encoder(args.preset, config, group.device, timer)
         workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter
@@ -61,15 +66,16 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     metrics = load_metrics(args, encoder, group, reference)
     evaluator = None
     if encoder:
-        evaluator = Evaluator(
-            folder, encoder, metrics, load_baselines(args, group), timer, group.device
-        )
+        baselines = load_baselines(args, group)
+        together = config.together if draws_together(args.draw, group.device) else 1
+        evaluator = Evaluator(folder, encoder, metrics, baselines, timer, group.device, together)
     before = {}
     if group.is_rank_0:
         before = {} if todo else earlier_summary(folder)
         claim(folder, settings, [samples.names[i] for i in todo], args.overwrite)
     group.barrier(folder)
-    return Run(method, folder, samples, todo, group, evaluator, metrics, workers, before)
+    threads = threads_for(group.device, config.execution)
+    return Run(method, folder, samples, todo, group, evaluator, metrics, workers, before, threads)
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -121,6 +127,18 @@ def workers_for(encoder: Encoder, device: str, batch_size: int) -> int:
     if batch_size == 1:
         return 0
     return min(worker_count(device, encoder.decoder.generator.parameters), batch_size)
+
+
+def threads_for(device: str, execution: Execution) -> int:
+    """Return how many threads do the CPU's work beside the GPU's; 0: without a GPU, or if one
+    thread at a time may use the models there.
+    """
+    return 0 if device == "cpu" or execution.memory == "low" else overlap_threads()
+
+
+def draws_together(draw: str | None, device: str) -> bool:
+    """Return whether the reconstructions of a batch are generated together: by default on a GPU."""
+    return draw == "together" or (draw is None and device != "cpu")
 
 
 def load_baselines(args: argparse.Namespace, group: ProcessGroup) -> dict[str, Codec]:

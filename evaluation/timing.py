@@ -7,6 +7,7 @@ timer.read()        # {"coding": 0.2}
 """
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,24 +15,34 @@ from pathlib import Path
 
 
 class Stopwatch:
-    """Seconds of stages; a stage inside another counts only for itself."""
+    """Seconds of stages; a stage inside another counts only for itself.
+
+    Threads may share it: what they do at the same time is added up.
+    """
 
     def __init__(self):
         self.seconds: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._thread = threading.local()  # .inside: seconds of the stages inside the current one
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Count the time of the block for a stage."""
-        before, begun = sum(self.seconds.values()), time.perf_counter()
+        beside = getattr(self._thread, "inside", 0.0)
+        self._thread.inside = 0.0
+        begun = time.perf_counter()
         try:
             yield
         finally:
-            inside = sum(self.seconds.values()) - before
-            self.seconds[stage] += time.perf_counter() - begun - inside
+            spent = time.perf_counter() - begun
+            with self._lock:
+                self.seconds[stage] += spent - self._thread.inside
+            self._thread.inside = beside + spent
 
     def read(self) -> dict[str, float]:
         """Return the seconds of each stage since the last reading."""
-        seconds, self.seconds = self.seconds, Counter()
+        with self._lock:
+            seconds, self.seconds = self.seconds, Counter()
         return dict(seconds)
 
 

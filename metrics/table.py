@@ -3,6 +3,7 @@
 python -c "from metrics import METRICS; print(METRICS['psnr'].recipe)"
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,9 +101,11 @@ def _load_caption(tools: Tools) -> Measure:
     load_captioner = tools.get("captioner")
     embed = networks.load_sentence_encoder(tools.device, tools.sentence_encoder)
     describe = load_captioner()  # last, since it is the largest
+    one_at_a_time = threading.Lock()  # tokenizers are not for several threads
 
     def similarity(pair: Pair) -> float:
-        first, second = embed(describe([pair.original, pair.recon]))
+        with one_at_a_time:
+            first, second = embed(describe([pair.original, pair.recon]))
         return float(first @ second)
 
     return similarity

@@ -44,7 +44,7 @@ class StubDecoder:
 
     generator = SimpleNamespace(parameters=1000)
 
-    def __init__(self, preset, device, lam_sketch):
+    def __init__(self, preset, device, lam_sketch, execution):
         if preset.name == "sd15":
             raise UnavailableError("no weights\nanywhere")
         self.preset = preset

@@ -7,6 +7,8 @@ import argparse
 import json
 import os
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 from codec import EncoderConfig
 from common.files import ROOT, png, write
 from dataloaders import Samples
+from diffusion.execution import Execution
 from evaluation.flags import (
     baseline_names,
     encoder_config,
@@ -243,6 +246,10 @@ def test_flags_become_the_encoders_configuration():
     )
     assert (prompt.size, prompt.bits, prompt.ascending) == (14, 7, True)
     assert (prompt.steps, prompt.seconds, prompt.seed) == (9, 1.5, 3)
+    assert config.together == 8 and config.execution == Execution()
+    argv = ["--together", "3", "--compile", "--attention", "xformers", "--memory", "low"]
+    config = encoder_config(parser("").parse_args(argv), sketch=True)
+    assert config.together == 3 and config.execution == Execution("inductor", "xformers", "low")
 
 
 @pytest.mark.parametrize(
@@ -298,3 +305,21 @@ def test_stopwatch_counts_a_stage_without_what_is_inside_it(monkeypatch):
         pass
     assert watch.read() == {"coding": 4 + 5, "sketch": 10}
     assert watch.read() == {}
+
+
+def test_stopwatch_adds_up_what_threads_do_at_once():
+    watch, both = Stopwatch(), threading.Barrier(2, timeout=60)
+
+    def coding():
+        with watch("coding"):
+            both.wait()
+            time.sleep(0.05)
+
+    other = threading.Thread(target=coding)
+    with watch("prompt"):
+        other.start()
+        coding()
+        other.join()
+    seconds = watch.read()
+    assert seconds["coding"] >= 0.1
+    assert seconds["prompt"] >= 0  # without what this thread coded, and that alone

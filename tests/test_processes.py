@@ -20,9 +20,10 @@ import psutil
 import pytest
 import torch
 import yaml
-from helpers.stub_run import BAD, StubEncoder, arguments, run, script_args, stub
+from helpers.stub_run import BAD, StubDecoder, StubEncoder, arguments, run, script_args, stub
 from PIL import Image
 
+from diffusion.execution import Execution
 from evaluation import loop, setup
 from evaluation.evaluator import Evaluator
 from evaluation.folder import claim
@@ -30,6 +31,7 @@ from evaluation.loop import ProgressMonitor, finish, split, work
 from evaluation.processes import ProcessGroup
 from evaluation.setup import Run, workers_for
 from evaluation.timing import Stopwatch
+from metrics import MetricSet
 from reporting.rows import COSTS
 
 ROOT = Path(__file__).parent.parent
@@ -277,3 +279,117 @@ def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, c
     assert finish(run) == 1
     assert results(tmp_path / "out") == whole
     assert capsys.readouterr().err.count("  0%") == 1  # one bar, of all
+
+
+# ---- the CPU's work beside a GPU's
+
+
+def overlapped(monkeypatch, photos, output, *more, threads=1):
+    """Run in this process as with a GPU; the exit status."""
+    monkeypatch.setattr(setup, "threads_for", lambda *_: threads)
+    return in_process(monkeypatch, photos, output, *more)
+
+
+def slow_metrics(monkeypatch, pause_s, before=lambda image: None):
+    measure = MetricSet.measure
+
+    def slow(self, original, recon, sketch=None):
+        time.sleep(pause_s)
+        before(original)
+        return measure(self, original, recon, sketch)
+
+    monkeypatch.setattr(MetricSet, "measure", slow)
+
+
+@pytest.mark.parametrize(("threads", "batch"), [(1, "1"), (1, "3"), (3, "2"), (3, "100")])
+@pytest.mark.parametrize("draw", ["alone", "together"])
+def test_overlapping_changes_nothing(monkeypatch, whole, photos, tmp_path, threads, batch, draw):
+    flags = ["--batch_size", batch, "--draw", draw]
+    assert overlapped(monkeypatch, photos, tmp_path / "out", *flags, threads=threads) == 1
+    assert results(tmp_path / "out") == whole
+
+
+def test_measuring_goes_on_beside_generating(monkeypatch, photos, tmp_path):
+    pause_s, images = 0.25, 5
+    for name in ("p2", "p5"):
+        (photos / f"{name}.png").unlink()
+    monkeypatch.setattr(MetricSet, "measure", lambda *_: time.sleep(pause_s) or {"psnr": 1.0})
+    stub(monkeypatch.setattr, pause_s)
+    monkeypatch.setattr(setup, "threads_for", lambda *_: 2)
+    seconds, work_ = [], loop.work
+
+    def timed(*args):
+        begun = time.perf_counter()
+        work_(*args)
+        seconds.append(time.perf_counter() - begun)
+
+    monkeypatch.setattr(loop, "work", timed)
+    assert run(photos, tmp_path / "out", "--batch_size", "1") == 0
+    assert seconds[0] < 0.85 * images * 2 * pause_s  # 0.6 of one after another, and the files
+
+
+def test_what_fails_beside_the_gpu_is_recorded(monkeypatch, whole, photos, tmp_path):
+    def fail(image):
+        if image.mean() > 33:  # p6
+            raise ValueError("no such\nvalue")
+
+    slow_metrics(monkeypatch, 0, fail)
+    assert overlapped(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
+    summary = results(tmp_path / "out")["summary.json"]
+    assert summary["failed"] == ["p2", "p5", "p6"]
+    assert summary["reasons"]["p6"] == "ValueError: no such value"
+    assert summary["images"] == 4
+
+
+def test_one_of_a_group_that_cannot_be_drawn(monkeypatch, whole, photos, tmp_path):
+    generate = StubDecoder.generate
+
+    def limited(self, each, *rest):
+        if len(each) > 1:
+            raise RuntimeError("out of memory")
+        return generate(self, each, *rest)
+
+    monkeypatch.setattr(StubDecoder, "generate", limited)
+    flags = ["--batch_size", "100", "--draw", "together"]
+    assert overlapped(monkeypatch, photos, tmp_path / "out", *flags) == 1
+    assert results(tmp_path / "out") == whole
+
+
+def test_a_full_disk_ends_the_run(monkeypatch, photos, tmp_path, capsys):
+    def full(image):
+        raise OSError("No space left on device")
+
+    slow_metrics(monkeypatch, 0, full)
+    assert overlapped(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: No space left on device"
+
+
+def test_an_interrupt_waits_for_what_is_drawn(monkeypatch, whole, photos, tmp_path, capsys):
+    encode_all = StubEncoder.encode_all
+
+    def interrupted(self, images, sizes):
+        if images[0][0, 0, 0] == 40:  # p4; p0 and p1 are drawn, p3 is not
+            raise KeyboardInterrupt
+        return encode_all(self, images, sizes)
+
+    slow_metrics(monkeypatch, 0.1)
+    monkeypatch.setattr(StubEncoder, "encode_all", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert overlapped(monkeypatch, photos, tmp_path / "out", "--batch_size", "1") == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert "stopped: 2 of 7 images are done" in capsys.readouterr().err
+    monkeypatch.setattr(StubEncoder, "encode_all", encode_all)
+    assert overlapped(monkeypatch, photos, tmp_path / "out", "--batch_size", "1") == 1
+    assert results(tmp_path / "out") == whole
+
+
+def test_threads_only_beside_a_gpu_that_holds_all_models(monkeypatch):
+    monkeypatch.setattr(setup, "overlap_threads", lambda: 3)
+    assert setup.threads_for("cuda", Execution()) == 3
+    assert setup.threads_for("cuda:1", Execution(memory="low")) == 0
+    assert setup.threads_for("cpu", Execution()) == 0
+    drawn = {(None, "cuda"): True, (None, "cpu"): False, ("together", "cpu"): True}
+    drawn["alone", "cuda"] = False
+    assert {how: setup.draws_together(*how) for how in drawn} == drawn

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import bitstream
-from codec import Conditions, Decoded, Encoded
+from codec import Conditions, Encoded
 from evaluation import flags, loop, processes, setup
 from prompt_inversion.search import PromptConfig
 from text_codec.prompt import Prompt
@@ -27,11 +27,13 @@ class StubDecoder:
 
     generator = SimpleNamespace(parameters=1000)
 
-    def decode(self, data):
-        stream = bitstream.unpack(data)
-        image = np.full((stream.height, stream.width, 3), sum(data) % 256, np.uint8)
-        conditions = Conditions(Prompt((1, 2), "a barn", None), image[..., 0], None)
-        return Decoded(image, conditions, stream)
+    def conditions(self, stream):
+        gray = sum(bitstream.pack(stream)) % 256
+        sketch = np.full((stream.height, stream.width), gray, np.uint8)
+        return Conditions(Prompt((1, 2), "a barn", None), sketch, None)
+
+    def generate(self, each, seeds, height, width):
+        return [np.repeat(one.sketch[..., None], 3, axis=2) for one in each]
 
 
 class StubEncoder:

@@ -1,0 +1,109 @@
+"""The CPU's work of one batch beside the GPU's work of the next.
+
+    with imap_overlapped(evaluator, parts, samples, threads=4) as done:
+        for _ in done: ...              # the images of one more part have their records
+
+The calling thread searches prompts and generates; a pool of threads reads the next batch, codes
+sketches beside the prompt search and, beside the next batch, decodes files, measures and writes.
+Python's threads suffice, since most of that time is spent in libraries that release the
+interpreter.
+
+    calling thread            encode 0 | encode 1        | draw 0 | encode 2                  | ...
+    pool              read 0 | read 1  | unpack 0, read 2         | unpack 1, finish 0, read 3 | ...
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from dataloaders import Sample, Samples
+from evaluation.evaluator import Evaluator, Work
+
+MOST_THREADS = 8
+# Parts whose images are being finished while the next are generated: they bound the memory.
+WAITING = 2
+
+
+def overlap_threads() -> int:
+    """Return the number of threads beside the calling one: a part of the cores for each process
+    that a launcher started here.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_THREADS, cores // processes - 1))
+
+
+@contextlib.contextmanager
+def imap_overlapped(
+    evaluator: Evaluator, parts: Sequence[Sequence[int]], samples: Samples, threads: int
+) -> Iterator[Iterator[None]]:
+    """Do all parts; the iterator this gives returns None after each, in their order.
+
+    Leaving the block waits for the images whose pictures were there, also after an error or Ctrl-C;
+    images that are not drawn are left out then. The iterator raises the errors of any thread.
+    """
+    with ThreadPoolExecutor(threads, "finish", _one_thread) as pool:
+        evaluator.encoder.map = pool.map
+        try:
+            yield _Overlap(evaluator, pool).run(parts, samples)
+        except KeyboardInterrupt:
+            # Launchers send it twice, and what is drawn is to be written.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise
+        finally:
+            evaluator.encoder.map = map
+
+
+def _one_thread() -> None:
+    """Let a thread of the pool use one core: the pool itself keeps the others busy."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class _Overlap:
+    def __init__(self, evaluator: Evaluator, pool: ThreadPoolExecutor):
+        self.evaluator, self.pool = evaluator, pool
+
+    def run(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[None]:
+        """Yield None after each part, up to WAITING parts after its pictures are there."""
+        previous, finishing = None, []
+        for batch in self._read(parts, samples):
+            works = self.evaluator.encode(batch)
+            unpacking = [self.pool.submit(self.evaluator.unpack, work) for work in works]
+            if previous:
+                finishing.append(self._draw(*previous))
+            previous = works, unpacking
+            if len(finishing) > WAITING - 1:
+                yield self._wait(finishing.pop(0))
+        if previous:
+            finishing.append(self._draw(*previous))
+        for futures in finishing:
+            yield self._wait(futures)
+
+    def _read(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[Sequence[Sample]]:
+        """Yield the images of each part, while those of the next are read."""
+        reading: list[Future] = []
+        for part in parts:
+            reading.append(self.pool.submit(self.evaluator.read, part, samples))
+            if len(reading) > 1:
+                yield reading.pop(0).result()
+        for future in reading:
+            yield future.result()
+
+    def _draw(self, works: Sequence[Work], unpacking: Sequence[Future]) -> list[Future]:
+        """Generate the pictures of a part; return what finishes them."""
+        self._wait(unpacking)
+        futures = []
+        for group in self.evaluator.groups(works):
+            for work, decoded in self.evaluator.draw(group):
+                futures.append(self.pool.submit(self.evaluator.finish, work, decoded))
+        return futures
+
+    def _wait(self, futures: Sequence[Future]) -> None:
+        for future in futures:
+            future.result()
