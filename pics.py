@@ -143,6 +143,8 @@ def origin_of(encoder: "Encoder", job: Job) -> str:
 
 def decode(args: argparse.Namespace) -> int:
     """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
+    if execution(args) != PLAIN:  # broken files are refused without PyTorch
+        check(execution(args), choose_device(args.device))
     folder = args.photo if args.file.is_dir() else None
     jobs = file_jobs(args)
     with converting(folder, args.overwrite or args.force) as conversion:
@@ -191,7 +193,6 @@ def decode_groups(
     from codec import Decoder
 
     device, decoder = choose_device(args.device), None
-    check(execution(args), device)
     for (row, sketch, color), jobs in groups.items():
         try:
             if decoder is None or decoder.preset != row:
