@@ -29,6 +29,21 @@ ACTIVATION = {
     "sd15": "quick_gelu",
     "tiny": "gelu",
 }
+WORDPIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *["a", "red", "barn", "dog", "under", "stormy", "sky", "the", "on", "in", "snow"],
+    "##s",
+]
+BLIP_LAYERS = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def local_preset(folder: Path, row: str, **changes) -> Preset:
@@ -89,6 +104,32 @@ def make_clip(folder: Path, style: str = "openclip") -> Path:
         folder
     )
     return make_tokenizer(folder)
+
+
+def make_blip(folder: Path) -> Path:
+    """BlipForConditionalGeneration, a vocabulary of words and an image processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n")
+    # As published: two ids beyond the tokenizer's words, the first of which starts a caption.
+    ids = {"bos_token_id": len(WORDPIECES), "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    text = {
+        **BLIP_LAYERS,
+        **ids,
+        "vocab_size": len(WORDPIECES) + 2,
+        "encoder_hidden_size": 32,
+        "max_position_embeddings": 64,
+    }
+    torch.manual_seed(0)
+    vision = {**BLIP_LAYERS, "image_size": 32, "patch_size": 16}
+    model = transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(text_config=text, vision_config=vision)
+    )
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
 def make_stable_diffusion(folder: Path, style: str) -> Path:
