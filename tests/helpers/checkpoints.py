@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from annotator.hed import OriginalHED
 from presets import PRESETS, Preset
 
 VOCAB_SIZE = 600
@@ -130,6 +131,15 @@ def make_blip(folder: Path) -> Path:
     model.save_pretrained(folder)
     transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def hed_bsds500_weights() -> dict[str, torch.Tensor]:
+    """The 38 tensors of network-bsds500.pth, random, in the published layout."""
+    torch.manual_seed(0)
+    weights = OriginalHED().state_dict()
+    for name in weights:  # else all edges are alike
+        weights[name] = weights[name] * (3 if "Score" in name or "Combine" in name else 1.6)
+    return weights
 
 
 def make_stable_diffusion(folder: Path, style: str) -> Path:
