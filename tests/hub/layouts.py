@@ -109,6 +109,8 @@ def stable_diffusion(folder: Path, style: str) -> None:
         ("text_encoder", "model"),
     ):
         weights = load_file(folder / part / f"{name}.safetensors")
+        if part == "unet":
+            weights = _scaled(weights, ".attn2.to_", 8)
         if part == "vae":
             weights = {_old_attention(key): weight for key, weight in weights.items()}
         if part == "text_encoder":
@@ -132,8 +134,7 @@ def controlnet(folder: Path, style: str) -> None:
 
     The pickled weights are of no use: they must not be read.
     """
-    make_controlnet(folder, style)
-    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    weights = _weak_controlnet(folder, style)
     _save(_half(weights), folder / "diffusion_pytorch_model.fp16.safetensors")
     _fill(folder / "diffusion_pytorch_model.bin")
     _fill(folder / "diffusion_pytorch_model.fp16.bin")
@@ -141,10 +142,9 @@ def controlnet(folder: Path, style: str) -> None:
 
 def bin_controlnet(folder: Path, style: str) -> None:
     """Make a ControlNet whose one weight file is a .bin in float16."""
-    make_controlnet(folder, style)
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    torch.save(_half(load_file(weights)), folder / "diffusion_pytorch_model.bin")
-    weights.unlink()
+    weights = _weak_controlnet(folder, style)
+    torch.save(_half(weights), folder / "diffusion_pytorch_model.bin")
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
 
 
 def clip(folder: Path, style: str) -> None:
@@ -191,6 +191,26 @@ def blip(folder: Path, _: str) -> None:
     tokenizer.save_pretrained(folder)
     _write_json(folder / "special_tokens_map.json", tokenizer.special_tokens_map)
     _fill(folder / "tf_model.h5")
+
+
+def _weak_controlnet(folder: Path, style: str) -> dict:
+    """Make a ControlNet and return its weights.
+
+    The sketch shows, but does not drown prompt, sampler and noise.
+    """
+    make_controlnet(folder, style)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = _scaled(load_file(file), "controlnet_", 0.2)
+    _save(weights, file)
+    return weights
+
+
+def _scaled(weights: dict, part: str, factor: float) -> dict:
+    """Return weights, those whose names have `part` scaled, without biases."""
+    scaled = {}
+    for key, weight in weights.items():
+        scaled[key] = weight * factor if part in key and weight.ndim > 1 else weight
+    return scaled
 
 
 def _old_attention(key: str) -> str:
