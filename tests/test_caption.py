@@ -8,9 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import skimage.data
-import torch
-import transformers
-from helpers.checkpoints import local_preset
+from helpers.checkpoints import local_preset, make_blip
 from safetensors.torch import load_file, save_file
 
 import bitstream
@@ -21,47 +19,10 @@ from common.weights import UnavailableError
 from prompt_inversion.caption import MAX_TOKENS, Captioner, load_captioner
 from prompt_inversion.options import PromptOptions
 
-WORDPIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *["a", "red", "barn", "dog", "under", "stormy", "sky", "the", "on", "in", "snow"],
-    "##s",
-]
-LAYERS = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("blip")
-    (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n")
-    # As published: two ids beyond the tokenizer's words, the first of which starts a caption.
-    ids = {"bos_token_id": len(WORDPIECES), "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-    text = {
-        **LAYERS,
-        **ids,
-        "vocab_size": len(WORDPIECES) + 2,
-        "encoder_hidden_size": 32,
-        "max_position_embeddings": 64,
-    }
-    torch.manual_seed(0)
-    vision = {**LAYERS, "image_size": 32, "patch_size": 16}
-    model = transformers.BlipForConditionalGeneration(
-        transformers.BlipConfig(text_config=text, vision_config=vision)
-    )
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.5)
-    model.save_pretrained(folder)
-    transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return make_blip(tmp_path_factory.mktemp("blip"))
 
 
 @pytest.fixture(scope="module")

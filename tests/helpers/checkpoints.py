@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from annotator.hed import OriginalHED
 from presets import PRESETS, Preset
 
 VOCAB_SIZE = 600
@@ -28,6 +29,21 @@ ACTIVATION = {
     "sd21": "gelu",
     "sd15": "quick_gelu",
     "tiny": "gelu",
+}
+WORDPIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *["a", "red", "barn", "dog", "under", "stormy", "sky", "the", "on", "in", "snow"],
+    "##s",
+]
+BLIP_LAYERS = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
 }
 
 
@@ -89,6 +105,41 @@ def make_clip(folder: Path, style: str = "openclip") -> Path:
         folder
     )
     return make_tokenizer(folder)
+
+
+def make_blip(folder: Path) -> Path:
+    """BlipForConditionalGeneration, a vocabulary of words and an image processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n")
+    # As published: two ids beyond the tokenizer's words, the first of which starts a caption.
+    ids = {"bos_token_id": len(WORDPIECES), "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    text = {
+        **BLIP_LAYERS,
+        **ids,
+        "vocab_size": len(WORDPIECES) + 2,
+        "encoder_hidden_size": 32,
+        "max_position_embeddings": 64,
+    }
+    torch.manual_seed(0)
+    vision = {**BLIP_LAYERS, "image_size": 32, "patch_size": 16}
+    model = transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(text_config=text, vision_config=vision)
+    )
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def hed_bsds500_weights() -> dict[str, torch.Tensor]:
+    """The 38 tensors of network-bsds500.pth, random, in the published layout."""
+    torch.manual_seed(0)
+    weights = OriginalHED().state_dict()
+    for name in weights:  # else all edges are alike
+        weights[name] = weights[name] * (3 if "Score" in name or "Combine" in name else 1.6)
+    return weights
 
 
 def make_stable_diffusion(folder: Path, style: str) -> Path:

@@ -1,0 +1,1 @@
+"""A hub of models on this machine, and the scripts run against it."""
