@@ -32,16 +32,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from models_ntc.limits import LAMBDAS
+from models_ntc.limits import LAMBDAS, ZOO
 
-ZOO = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
 LARGEST_SEED = 2**31 - 1
 

@@ -1,51 +1,95 @@
 """The networks by name, their sizes, and the number formats in which codec files store them.
 
-net = new_network("sketch")
+net = new_network("sketch")     # to train
+net = coding_network("sketch", sizes)      # to load a file into
 shapes = expected_tensors("cheng2020-attn", {"N": 192})  # takes no memory
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models_ntc.limits import MODEL
+from common.libraries import without_memory
+from common.weights import UnavailableError
+from models_ntc.limits import MODEL, ZOO
 from models_ntc.sketch_hyperprior import (
     DECODER_PARTS,
     WEIGHT_BITS,
     SketchHyperprior,
     SketchHyperpriorConfig,
 )
-from models_ntc.zoo import ARCHITECTURES, zoo_sizes
 
 ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
 
 
 def new_network(model: str, sizes: dict | None = None) -> nn.Module:
-    """Return an untrained network.
+    """Return an untrained network, which needs CompressAI.
 
-    model: "sketch" or a key of zoo.ARCHITECTURES; ValueError for any other.
+    model: "sketch" or one of ZOO; ValueError for any other.
     sizes: keyword arguments of the network, as a codec file has them.
+
+    Raises UnavailableError without CompressAI.
     """
     sizes = sizes or {}
     if model == MODEL:
+        with compressai_needed(model):
+            from models_ntc.sketch_training import SketchTraining
+
+        return SketchTraining(SketchHyperpriorConfig(**sizes))
+    return coding_network(model, sizes)
+
+
+def coding_network(model: str, sizes: dict) -> nn.Module:
+    """Return a network to load a codec file into, as `new_network`; "sketch" without CompressAI."""
+    if model == MODEL:
         return SketchHyperprior(SketchHyperpriorConfig(**sizes))
-    if model not in ARCHITECTURES:
-        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ARCHITECTURES)}")
+    if model not in ZOO:
+        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ZOO)}")
+    with compressai_needed(model):
+        from models_ntc.zoo import ARCHITECTURES
+
     return ARCHITECTURES[model](**sizes)
+
+
+@contextmanager
+def compressai_needed(model: str) -> Iterator[None]:
+    """Turn a missing CompressAI into an UnavailableError with the cure.
+
+    Its wheels are for CPython 3.10 to 3.12 on Linux x86_64; elsewhere it is built from source.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "compressai":
+            raise
+        raise UnavailableError(
+            f"the network {model} runs in compressai, which is not installed: "
+            "pip install -r requirements-train.txt"
+        ) from error
 
 
 def expected_tensors(model: str, sizes: dict) -> dict[str, Tensor]:
     """Return the state dict of `new_network` with shapes and dtypes but without memory."""
     # CompressAI's layers compute their first values, which takes more than the meta device.
-    without_memory = torch.device("meta") if model == MODEL else FakeTensorMode()
-    with torch.random.fork_rng(devices=[]), without_memory:
-        return new_network(model, sizes).state_dict()
+    without = without_memory() if model == MODEL else _fake_tensors()
+    with torch.random.fork_rng(devices=[]), without:
+        return coding_network(model, sizes).state_dict()
+
+
+def _fake_tensors() -> AbstractContextManager:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports much of torch's compiler
+
+    return FakeTensorMode()
 
 
 def sizes_of(net: nn.Module) -> dict:
     """Return the keyword arguments that make a network of the same shape."""
     if isinstance(net, SketchHyperprior):
         return vars(net.config)
+    from models_ntc.zoo import zoo_sizes  # here, because it needs CompressAI
+
     return zoo_sizes(net)
 
 
