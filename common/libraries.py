@@ -8,6 +8,7 @@ with them, which takes longer than to decode a file. All of it is optional there
 whether a package is installed, and do without.
 """
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,49 +18,91 @@ from types import ModuleType
 COMPILER = "torch._dynamo"
 # Hidden from both libraries: image processors on tensors, scores of assisted generation.
 HIDDEN = ("torchvision", "sklearn", "pandas")
+# What diffusers imports for samplers and settings that few models have.
+LATER = ("scipy.stats", "scipy.integrate", "torch.nn.attention.flex_attention")
+# A package of diffusers that imports all of its modules, some hundred, of which a UNet needs two.
+VIDEO = "diffusers.models.transformers"
+# Of transformers: whether to import an attention that is compiled.
+FLEXIBLE = "is_torch_flex_attn_available"
 
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Import parts of diffusers and transformers in this block without what is not needed.
+    """Import and run parts of diffusers and transformers in this block without what is not needed.
 
     What they find out about installed packages stays for the process. If one of them was imported
-    before, it stays as it is, and only torch's compiler is left out.
+    before, it stays as it is, and only torch's compiler is left out. After the block, whoever
+    imports that gets it.
     """
     import torch
 
     with ExitStack() as stack:
-        if COMPILER not in sys.modules:
-            stack.enter_context(_in_place_of({COMPILER: _no_compiler()}))
+        stack.enter_context(_in_place_of({COMPILER: _no_compiler()}))
+        stack.enter_context(_in_place_of({name: _later(name) for name in LATER}))
         if not {"transformers", "diffusers"} & set(sys.modules):
             import accelerate  # noqa: F401 - it is used with several processes: before these are hidden
 
             stack.enter_context(_in_place_of(dict.fromkeys(HIDDEN)))
             stack.enter_context(_attribute(torch.distributed, "is_available", lambda: False))
-            _import_transformers()
-            # diffusers imports it for settings that few models have; it is found again at first use.
-            stack.enter_context(_in_place_of({"scipy.stats": ModuleType("scipy.stats")}))
+            import diffusers
+
+            stack.enter_context(_in_place_of({VIDEO: _package(VIDEO, diffusers)}))
+            utils = _transformers_utils()
+            for module in (utils, utils.import_utils):
+                stack.enter_context(_attribute(module, FLEXIBLE, lambda: False))
+            # It says that image processors without torchvision are others: none is used from here.
+            stack.callback(utils.logging.set_verbosity, utils.logging.get_verbosity())
+            utils.logging.set_verbosity_error()
         yield
 
 
-def _import_transformers() -> None:
-    """Import transformers without SciPy, which only its losses of detectors use."""
-    with _in_place_of({"scipy": None}):
-        import transformers
+def _transformers_utils() -> ModuleType:
+    """Import transformers without SciPy, which only its losses of detectors use.
 
-        transformers.utils.is_scipy_available()  # asked once, and remembered
+    Return its module that says what is installed.
+    """
+    with _in_place_of({"scipy": None}):
+        from transformers import utils
+
+        utils.is_scipy_available()  # asked once, and remembered
+    return utils
+
+
+def _later(name: str) -> ModuleType:
+    """Return a stand-in for a module, which is imported at its first use."""
+    module = ModuleType(name)
+    module.__path__ = []
+
+    def attribute(wanted: str) -> object:
+        if wanted.startswith("__"):
+            raise AttributeError(wanted)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), wanted)
+
+    module.__getattr__ = attribute  # type: ignore[method-assign]
+    return module
 
 
 def _no_compiler() -> ModuleType:
     """Return a stand-in for torch._dynamo: its decorators return functions as they are.
 
-    Its submodules are found. Whoever imports torch._dynamo later gets the real one.
+    No module is an instance of its OptimizedModule, which diffusers asks. Its submodules are found.
     """
     import torch
 
-    module = ModuleType(COMPILER)
-    module.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
+    module = _package(COMPILER, torch)
+    module.eval_frame = ModuleType(f"{COMPILER}.eval_frame")  # type: ignore[attr-defined]
+    module.eval_frame.OptimizedModule = type("OptimizedModule", (), {})
     module.__getattr__ = _decorator  # type: ignore[method-assign]
+    return module
+
+
+def _package(name: str, library: ModuleType) -> ModuleType:
+    """Return a stand-in for a package of a library: its modules are found, its own code not run."""
+    module = ModuleType(name)
+    inside = name.split(".")[1:]
+    module.__path__ = [str(Path(str(library.__file__)).parent.joinpath(*inside))]
     return module
 
 
@@ -100,18 +143,31 @@ def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Make networks in this block whose tensors have shapes and dtypes, but no memory.
+    """Make networks in this block whose tensors have shapes and dtypes, but no memory."""
+    import torch
 
-    Their first values are not drawn: torch would import its compiler for that.
-    """
+    with torch.device("meta"), without_draws():
+        yield
+
+
+@contextmanager
+def without_draws() -> Iterator[None]:
+    """Compute no first values for tensors without memory: torch would import its compiler for that."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class NoDraws(TorchFunctionMode):
+    class NoValues(TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
             if function.__name__.endswith(("normal_", "uniform_")):
-                return args[0] if args else kwargs["tensor"]
-            return function(*args, **(kwargs or {}))
+                tensor = args[0] if args else kwargs["tensor"]
+                if tensor.is_meta:
+                    return tensor
+            if function is torch.arange and all(type(number) is int for number in args):
+                device = torch.device(kwargs.get("device") or torch.get_default_device())
+                if device.type == "meta":
+                    return torch.empty(len(range(*args)), dtype=torch.int64, device=device)
+            return function(*args, **kwargs)
 
-    with torch.device("meta"), NoDraws():
+    with NoValues():
         yield
