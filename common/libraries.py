@@ -9,6 +9,7 @@ whether a package is installed, and do without.
 """
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,8 @@ COMPILER = "torch._dynamo"
 HIDDEN = ("torchvision", "sklearn", "pandas")
 # What diffusers imports for samplers and settings that few models have.
 LATER = ("scipy.stats", "scipy.integrate", "torch.nn.attention.flex_attention")
-# A package of diffusers that imports all of its modules, some hundred, of which a UNet needs two.
-VIDEO = "diffusers.models.transformers"
+# Packages that import or read all of their modules, hundreds, of which we need a few.
+WHOLE = ("diffusers.models.transformers", "transformers.models")
 # Of transformers: whether to import an attention that is compiled.
 FLEXIBLE = "is_torch_flex_attn_available"
 
@@ -44,15 +45,16 @@ def lean() -> Iterator[None]:
 
             stack.enter_context(_in_place_of(dict.fromkeys(HIDDEN)))
             stack.enter_context(_attribute(torch.distributed, "is_available", lambda: False))
-            import diffusers
-
-            stack.enter_context(_in_place_of({VIDEO: _package(VIDEO, diffusers)}))
             utils = _transformers_utils()
+            # diffusers would read the file list of each installed package, to tell versions apart.
+            stack.enter_context(_attribute(importlib.metadata, "packages_distributions", dict))
             for module in (utils, utils.import_utils):
                 stack.enter_context(_attribute(module, FLEXIBLE, lambda: False))
             # It says that image processors without torchvision are others: none is used from here.
             stack.callback(utils.logging.set_verbosity, utils.logging.get_verbosity())
             utils.logging.set_verbosity_error()
+        for name in WHOLE:
+            stack.enter_context(_in_place_of({name: _package(name)}))
         yield
 
 
@@ -89,20 +91,19 @@ def _no_compiler() -> ModuleType:
 
     No module is an instance of its OptimizedModule, which diffusers asks. Its submodules are found.
     """
-    import torch
-
-    module = _package(COMPILER, torch)
+    module = _package(COMPILER)
     module.eval_frame = ModuleType(f"{COMPILER}.eval_frame")  # type: ignore[attr-defined]
     module.eval_frame.OptimizedModule = type("OptimizedModule", (), {})
     module.__getattr__ = _decorator  # type: ignore[method-assign]
     return module
 
 
-def _package(name: str, library: ModuleType) -> ModuleType:
-    """Return a stand-in for a package of a library: its modules are found, its own code not run."""
+def _package(name: str) -> ModuleType:
+    """Return a stand-in for a package in a library: its modules are found, its own code not run."""
     module = ModuleType(name)
-    inside = name.split(".")[1:]
-    module.__path__ = [str(Path(str(library.__file__)).parent.joinpath(*inside))]
+    library, *inside = name.split(".")
+    file = importlib.import_module(library).__file__
+    module.__path__ = [str(Path(str(file)).parent.joinpath(*inside))]
     return module
 
 
@@ -163,6 +164,8 @@ def without_draws() -> Iterator[None]:
                 tensor = args[0] if args else kwargs["tensor"]
                 if tensor.is_meta:
                     return tensor
+            if function is torch.empty_like and args[0].is_meta:
+                return torch.empty(args[0].shape, **{"dtype": args[0].dtype, "device": "meta", **kwargs})
             if function is torch.arange and all(type(number) is int for number in args):
                 device = torch.device(kwargs.get("device") or torch.get_default_device())
                 if device.type == "meta":
