@@ -13,6 +13,7 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +41,7 @@ def lean() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_in_place_of({COMPILER: _no_compiler()}))
         stack.enter_context(_in_place_of({name: _later(name) for name in LATER}))
-        if not {"transformers", "diffusers"} & set(sys.modules):
+        if _from_the_start():
             import accelerate  # noqa: F401 - it is used with several processes: before these are hidden
 
             stack.enter_context(_in_place_of(dict.fromkeys(HIDDEN)))
@@ -56,6 +57,12 @@ def lean() -> Iterator[None]:
         for name in WHOLE:
             stack.enter_context(_in_place_of({name: _package(name)}))
         yield
+
+
+@cache
+def _from_the_start() -> bool:
+    """Return whether neither library was imported before the first block."""
+    return not {"transformers", "diffusers"} & set(sys.modules)
 
 
 def _transformers_utils() -> ModuleType:
@@ -153,7 +160,7 @@ def without_memory() -> Iterator[None]:
 
 @contextmanager
 def without_draws() -> Iterator[None]:
-    """Compute no first values for tensors without memory: torch would import its compiler for that."""
+    """Compute nothing for tensors without memory: torch would import its compiler for that."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -165,7 +172,9 @@ def without_draws() -> Iterator[None]:
                 if tensor.is_meta:
                     return tensor
             if function is torch.empty_like and args[0].is_meta:
-                return torch.empty(args[0].shape, **{"dtype": args[0].dtype, "device": "meta", **kwargs})
+                return torch.empty(
+                    args[0].shape, **{"dtype": args[0].dtype, "device": "meta", **kwargs}
+                )
             if function is torch.arange and all(type(number) is int for number in args):
                 device = torch.device(kwargs.get("device") or torch.get_default_device())
                 if device.type == "meta":
