@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from common.weights import UnavailableError
+
 COMPILER = "torch._dynamo"
 # Hidden from both libraries: image processors on tensors, scores of assisted generation.
 HIDDEN = ("torchvision", "sklearn", "pandas")
@@ -24,6 +26,7 @@ HIDDEN = ("torchvision", "sklearn", "pandas")
 LATER = ("scipy.stats", "scipy.integrate", "torch.nn.attention.flex_attention")
 # Packages that import or read all of their modules, hundreds, of which we need a few.
 WHOLE = ("diffusers.models.transformers", "transformers.models")
+TRAINING = ("compressai", "lightning", "tensorboard")
 # Of transformers: whether to import an attention that is compiled.
 FLEXIBLE = "is_torch_flex_attn_available"
 
@@ -147,6 +150,24 @@ def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+@contextmanager
+def training_packages(what: str) -> Iterator[None]:
+    """Turn a package of requirements-train.txt that is missing in this block into UnavailableError.
+
+    what: needs it, for the message.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in TRAINING:
+            raise
+        raise UnavailableError(
+            f"{what} needs {package}, which is not installed: "
+            "pip install -r requirements-train.txt (compressai has wheels for Python 3.10 to 3.12)"
+        ) from error
 
 
 @contextmanager

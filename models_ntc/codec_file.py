@@ -25,10 +25,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from common.files import printable, write
+from common.libraries import training_packages
 from models_ntc.errors import CodecFileError, refusing
 from models_ntc.networks import (
     coding_network,
-    compressai_needed,
     expected_tensors,
     packed,
     sizes_of,
@@ -141,7 +141,7 @@ def load_compressai(path: Path) -> tuple[nn.Module, dict]:
 
     Raises CodecFileError.
     """
-    with compressai_needed(f"of {printable(path)}"):
+    with training_packages(printable(path)):
         from models_ntc.zoo import recognize, unwrap
 
     with refusing(path, KIND), open_torch_file(path) as file:

@@ -5,14 +5,13 @@ net = coding_network("sketch", sizes)      # to load a file into
 shapes = expected_tensors("cheng2020-attn", {"N": 192})  # takes no memory
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from common.libraries import without_memory
-from common.weights import UnavailableError
+from common.libraries import training_packages, without_memory
 from models_ntc.limits import MODEL, ZOO
 from models_ntc.sketch_hyperprior import (
     DECODER_PARTS,
@@ -34,7 +33,7 @@ def new_network(model: str, sizes: dict | None = None) -> nn.Module:
     """
     sizes = sizes or {}
     if model == MODEL:
-        with compressai_needed(model):
+        with training_packages(f"the network {model}"):
             from models_ntc.sketch_training import SketchTraining
 
         return SketchTraining(SketchHyperpriorConfig(**sizes))
@@ -47,38 +46,27 @@ def coding_network(model: str, sizes: dict) -> nn.Module:
         return SketchHyperprior(SketchHyperpriorConfig(**sizes))
     if model not in ZOO:
         raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ZOO)}")
-    with compressai_needed(model):
+    return architectures(model)[model](**sizes)
+
+
+def architectures(model: str) -> dict[str, Callable[..., nn.Module]]:
+    """Return CompressAI's networks by name. Raises UnavailableError, with `model`, without it."""
+    with training_packages(f"the network {model}"):
         from models_ntc.zoo import ARCHITECTURES
 
-    return ARCHITECTURES[model](**sizes)
-
-
-@contextmanager
-def compressai_needed(model: str) -> Iterator[None]:
-    """Turn a missing CompressAI into an UnavailableError with the cure.
-
-    Its wheels are for CPython 3.10 to 3.12 on Linux x86_64; elsewhere it is built from source.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != "compressai":
-            raise
-        raise UnavailableError(
-            f"the network {model} runs in compressai, which is not installed: "
-            "pip install -r requirements-train.txt"
-        ) from error
+    return ARCHITECTURES
 
 
 def expected_tensors(model: str, sizes: dict) -> dict[str, Tensor]:
     """Return the state dict of `new_network` with shapes and dtypes but without memory."""
     # CompressAI's layers compute their first values, which takes more than the meta device.
-    without = without_memory() if model == MODEL else _fake_tensors()
+    without = without_memory() if model == MODEL else _fake_tensors(model)
     with torch.random.fork_rng(devices=[]), without:
         return coding_network(model, sizes).state_dict()
 
 
-def _fake_tensors() -> AbstractContextManager:
+def _fake_tensors(model: str) -> AbstractContextManager:
+    architectures(model)  # before what follows, which takes a while
     from torch._subclasses.fake_tensor import FakeTensorMode  # imports much of torch's compiler
 
     return FakeTensorMode()

@@ -4,5 +4,5 @@
 #     bash scripts/fuzz.sh --seconds 120
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/install.sh requirements-fuzz.txt
+bash scripts/install.sh requirements-train.txt requirements-demo.txt requirements-fuzz.txt
 OMP_NUM_THREADS=1 .venv/bin/python tests/fuzz/harness.py "$@"
