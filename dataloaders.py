@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from PIL import Image
 
 from bitstream import CODED_MULTIPLE, MAX_CODED_SIDE
 from common.files import ImageError, check_source, file_name, load_image, name_paths, printable
@@ -225,6 +224,8 @@ def check_sources(sizes: object, count: int) -> None:
 
 def resize(image: np.ndarray, short_side: int) -> np.ndarray:
     """Return uint8 (H, W, 3) at its coded size, by a Lanczos filter. Raises as `coded_size`."""
+    from PIL import Image  # here, so that `pics.py info` does not wait for it
+
     height, width = coded_size(*image.shape[:2], short_side)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 

@@ -32,8 +32,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from metrics.zoo import ZOO
-from models_ntc.limits import LAMBDAS
+from common.libraries import training_packages
+from common.weights import UnavailableError
+from models_ntc.limits import LAMBDAS, ZOO
 
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
 LARGEST_SEED = 2**31 - 1
@@ -164,8 +165,13 @@ def main(argv: list[str] | None = None) -> int:
         # CompressAI uses a deprecated function of torch.
         warnings.simplefilter("ignore", FutureWarning)
         from models_ntc.measurement import rate_distortion_row
-        from models_ntc.training_run import train
 
+        try:
+            with training_packages("train_compressai.py"):
+                from models_ntc.training_run import train
+        except UnavailableError as error:
+            print(error, file=sys.stderr)
+            return 1
     try:
         result = train(args)
         if not result.is_rank_0:

@@ -6,9 +6,9 @@
 Each round decodes, as a user would, one file ("one"), and all of them on one core ("alone") and on
 all cores ("all"). A drawing is (alone - one) / (count - 1), the start is one - drawing, and the
 ideal is start + count * drawing / cores. `ratio` is all / ideal, of the medians of the rounds. So
-are `ratio_of_rounds`, each within its round. `cpu` compares processor time, on which other work of
-the machine has less influence: all / alone, 1 if it costs nothing to share the work. The last line
-on stdout is JSON.
+are `ratio_of_rounds`, each within its round. Other work of the machine makes them wrong. It has
+less influence on processor time: `cpu_ratio` is what the ratio would be if all cores were free,
+(start + (all - start) / cores) / ideal, all in processor time. The last line on stdout is JSON.
 """
 
 import argparse
@@ -89,28 +89,48 @@ def measure(files: Sequence[Path], count: int, rounds: int, home: Path) -> list[
             "all": decode(many, cores),
         }
         found.append(costs)
-        print(number, *(f"{run} {cost.wall:.2f} s" for run, cost in costs.items()), flush=True)
+        shown = [f"{run} {cost.wall:.2f} s, {cost.cpu:.2f} s CPU" for run, cost in costs.items()]
+        print(f"round {number}:", "; ".join(shown), flush=True)
     return found
 
 
-def times_of(one: float, alone: float, all_cores: float, count: int, cores: int) -> dict:
-    """Return start, drawing, ideal and ratio, from the wall times of a round's runs."""
+def parts_of(one: float, alone: float, count: int) -> tuple[float, float]:
+    """Return start and one drawing, from the times of one file and of all on one core."""
     drawing = (alone - one) / (count - 1)
-    start = one - drawing
+    return one - drawing, drawing
+
+
+def medians(rounds: Sequence[dict[str, Cost]], kind: str) -> list[float]:
+    """Return the median times of one, alone and all. kind: "wall" or "cpu"."""
+    found = []
+    for run in ("one", "alone", "all"):
+        found.append(median(getattr(costs[run], kind) for costs in rounds))
+    return found
+
+
+def wall_times(one: float, alone: float, all_cores: float, count: int, cores: int) -> dict:
+    """Return what follows from wall times: start, drawing, ideal and ratio."""
+    start, drawing = parts_of(one, alone, count)
     ideal = start + count * drawing / cores
     return {"start": start, "drawing": drawing, "ideal": ideal, "ratio": all_cores / ideal}
 
 
+def cpu_ratio(one: float, alone: float, all_cores: float, count: int, cores: int) -> float:
+    """Return the ratio to the ideal if all cores were free, from processor times."""
+    start, drawing = parts_of(one, alone, count)
+    return (start + (all_cores - start) / cores) / (start + count * drawing / cores)
+
+
 def summary(rounds: Sequence[dict[str, Cost]], count: int, cores: int) -> dict:
     """Return the medians, and what follows from them."""
-    walls, ratios = {}, []
-    for run in ("one", "alone", "all"):
-        walls[run] = median(costs[run].wall for costs in rounds)
+    walls = medians(rounds, "wall")
+    values = dict(zip(("one", "alone", "all"), walls, strict=True))
+    values |= wall_times(*walls, count, cores)
+    values["cpu_ratio"] = cpu_ratio(*medians(rounds, "cpu"), count, cores)
+    ratios = []
     for costs in rounds:
-        found = times_of(*(costs[run].wall for run in walls), count, cores)
+        found = wall_times(*medians([costs], "wall"), count, cores)
         ratios.append(round(found["ratio"], 3))
-    cpu = median(costs["all"].cpu / costs["alone"].cpu for costs in rounds)
-    values = {**walls, **times_of(*walls.values(), count, cores), "cpu": cpu}
     rounded = {name: round(value, 3) for name, value in values.items()}
     return {"count": count, "cores": cores, **rounded, "ratio_of_rounds": ratios}
 

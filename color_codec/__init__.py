@@ -13,7 +13,6 @@ header.
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from color_codec import model, transform
 from color_codec.model import CHROMA, LUMA, PAD, STEPS, Context
@@ -61,6 +60,8 @@ def decode(payload: bytes, height: int, width: int) -> np.ndarray:
 
 def enlarge(color: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return a map, uint8 RGB (h, w, 3), as a smooth image, uint8 RGB (height, width, 3)."""
+    from PIL import Image  # here, so that `pics.py info` does not wait for it
+
     return np.asarray(Image.fromarray(color).resize((width, height), Image.Resampling.LANCZOS))
 
 

@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
-from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
 MAX_NAME_BYTES = 200  # leaves space for "_sketch_recon.png" in a file system's 255
@@ -42,6 +44,8 @@ def write(path: Path, content: bytes) -> None:
 
 def png(image: np.ndarray) -> bytes:
     """Encode an image, uint8 (H, W) or (H, W, 3), as a PNG file."""
+    from PIL import Image  # here and below, so that `pics.py info` does not wait for it
+
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
@@ -67,6 +71,8 @@ def load_image(source: Path | str | BinaryIO) -> np.ndarray:
     scaled to 8 bits. Of several frames, the first is read. Color profiles are ignored. Raises as
     `open_image`, and ImageError if the white level is unknown.
     """
+    from PIL import ImageOps
+
     with open_image(source) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return np.array(_to_rgb(image))
@@ -85,7 +91,7 @@ def image_size(source: Path | str | BinaryIO) -> tuple[int, int]:
 
 
 @contextmanager
-def open_image(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
+def open_image(source: Path | str | BinaryIO) -> Iterator["PillowImage"]:
     """Open an image file: the only place where one is opened.
 
     source: a path, or a file in memory. A JPEG of more than MAX_PIXELS is decoded at half, a
@@ -95,6 +101,8 @@ def open_image(source: Path | str | BinaryIO) -> Iterator[Image.Image]:
     damaged or truncated, or too large: a side over MAX_SOURCE_SIDE, or more than MAX_PIXELS pixels
     (a JPEG: Pillow's own limit, 179 million). Any error of the block is an ImageError too.
     """
+    from PIL import Image
+
     name = "image" if isinstance(source, io.IOBase) else printable(source)
     if not isinstance(source, io.IOBase) and not Path(source).is_file():
         state = "not a file" if os.path.lexists(source) else "no such file"
@@ -120,7 +128,7 @@ def check_source(width: int, height: int) -> None:
         raise ImageError(f"{width}x{height} pixels: each side must be 1 to {MAX_SOURCE_SIDE}")
 
 
-def _bound_pixels(image: Image.Image) -> None:
+def _bound_pixels(image: "PillowImage") -> None:
     """Reduce a large JPEG while it is decoded. Raises ImageError for what is too large."""
     width, height = image.size
     check_source(width, height)
@@ -135,12 +143,16 @@ def _bound_pixels(image: Image.Image) -> None:
 
 def _readable_formats() -> list[str]:
     """Return those of FORMATS that this build of Pillow has."""
+    from PIL import Image
+
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: "PillowImage") -> "PillowImage":
     """Return an image of any of Pillow's modes as RGB."""
+    from PIL import Image
+
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_deep_gray_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:

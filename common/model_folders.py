@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from common.libraries import without_memory
+
 MAX_FILES = 2000  # of a folder and the folders in it
 MAX_CONFIG_BYTES = 1_000_000  # of a JSON file
 MAX_TOKENIZER_BYTES = 8_000_000  # of one file of a tokenizer; those of CLIP and BLIP take 2 MB
@@ -203,12 +205,10 @@ def check_size(folder: Path | None, build: Callable[[], object]) -> None:
         refused. build: makes the model, on the "meta" device, where tensors take no memory; it is
         stopped as soon as the model is too large. Raises what `build` raises, and OSError.
     """
-    import torch
-
     held = HUB if folder is None else held_by(folder)
     # Tied weights are in the file once; buffers, such as positions, need not be there.
     limit = Held(3 * held.tensors + 100, 2 * held.numbers + 1_000_000)
-    with _counted(limit, held), torch.device("meta"):
+    with _counted(limit, held), without_memory():
         build()
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from diffusion.generator import Generator
     from presets import Preset
+    from text_codec.tokenizer_file import FileTokenizer
 
 
 def load_generator(preset: Preset, device: str, execution: Execution = PLAIN) -> Generator:
@@ -28,17 +29,25 @@ def load_generator(preset: Preset, device: str, execution: Execution = PLAIN) ->
     return Generator(preset, device, execution)
 
 
-def load_tokenizer(preset: Preset) -> CLIPTokenizer:
-    """Return the tokenizer of the preset's text-to-image model, without loading the model.
+def load_tokenizer(preset: Preset) -> CLIPTokenizer | FileTokenizer:
+    """Return what turns ids into text as the preset's text-to-image model does, without the model.
 
+    Of a local folder with a tokenizer.json it is a FileTokenizer, which needs no transformers.
     Raises UnavailableError if no source of it can be loaded.
     """
-    from common.model_folders import clip_tokenizer, local_folder
+    from common.model_folders import clip_tokenizer, local_folder, one_error
     from common.weights import from_mirrors
     from presets import cure
+    from text_codec.tokenizer_file import FileTokenizer
 
-    def load(source: str, revision: str | None, local_files_only: bool) -> CLIPTokenizer:
-        local_folder(source)
+    def load(
+        source: str, revision: str | None, local_files_only: bool
+    ) -> CLIPTokenizer | FileTokenizer:
+        folder = local_folder(source)
+        file = folder and folder / "tokenizer" / "tokenizer.json"
+        if file and file.exists():
+            with one_error("tokenizer"):
+                return FileTokenizer(file)
         where = {"revision": revision, "local_files_only": local_files_only}
         return clip_tokenizer(source, subfolder="tokenizer", **where)
 

@@ -12,19 +12,25 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from PIL import Image
 
+from common.libraries import lean
 from common.model_folders import one_error, quietly
 from common.weights import UnavailableError, from_mirrors
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
 from diffusion.execution import PLAIN, Execution
 from diffusion.image_to_image import ControlFromLatents, TextFromLatents
+from diffusion.library import (
+    CLIPTokenizer,
+    ControlNetModel,
+    SchedulerMixin,
+    StableDiffusionControlNetPipeline,
+    VaeImageProcessor,
+    diffusers,
+    retrieve_latents,
+)
 from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline, weights_name
 from presets import Preset, PresetError, cure
 
@@ -41,7 +47,7 @@ def initial_noise(seed: int, channels: int, height: int, width: int) -> torch.Te
     return normal.mul(2**16).round().div(2**16).float()
 
 
-def framed(ids: Sequence[int], tokenizer: transformers.CLIPTokenizer, length: int) -> list[int]:
+def framed(ids: Sequence[int], tokenizer: CLIPTokenizer, length: int) -> list[int]:
     """Return the input of the text encoder, `length` ids: BOS, the prompt's, EOS, padding."""
     padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
     return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]
@@ -112,7 +118,7 @@ class Generator:
         model raises.
         """
         self._check(seeds, height, width, sketches, colors)
-        with one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
+        with lean(), one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
             images = self._images(prompts, seeds, height, width, sketches, colors)
         return list((images * 255).round().astype(np.uint8))
 
@@ -175,7 +181,7 @@ class Generator:
     def _generate_from_noise(self, control: torch.Tensor | None, settings: dict):
         if control is None:
             return self._text_pipeline(**settings)
-        pipeline = self._pipeline(diffusers.StableDiffusionControlNetPipeline)
+        pipeline = self._pipeline(StableDiffusionControlNetPipeline)
         return pipeline(image=control, **settings)
 
     def _generate_from(
@@ -229,6 +235,7 @@ class Generator:
     def _controlnet_name(self) -> str:
         return weights_name(self._controlnet[0], self.preset.controlnet)
 
+    @lean()
     def _load(self, load: Callable, sources: Sequence[str], what: str):
         """Return what `load` makes of the first available source. Raises UnavailableError."""
         name = self.preset.name
@@ -272,7 +279,7 @@ class Generator:
             self.turns.add("unet", model)
 
     @cached_property
-    def _controlnet(self) -> tuple[str, diffusers.ControlNetModel]:
+    def _controlnet(self) -> tuple[str, ControlNetModel]:
         """Return the source and the model. Raises PresetError if it takes other channels."""
         row = self.preset
         source, model = self._load(self._load_controlnet, row.controlnet, "ControlNet")
@@ -306,7 +313,7 @@ class Generator:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _sampler(self, name: str, like=None) -> diffusers.SchedulerMixin:
+    def _sampler(self, name: str, like=None) -> SchedulerMixin:
         """Return a sampler with the settings of the model's own.
 
         Raises PresetError if diffusers, in this version, has none of that name or needs a package
@@ -314,7 +321,8 @@ class Generator:
         """
         like = like or self._text_pipeline.scheduler
         try:
-            return getattr(diffusers, name).from_config(like.config)
+            with lean():
+                return getattr(diffusers, name).from_config(like.config)
         except Exception as error:  # they are a stranger's settings
             reason = " ".join(str(error).split())
             what = f"preset {self.preset.name}: sampler {name}"

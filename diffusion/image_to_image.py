@@ -6,8 +6,12 @@
 The stock pipelines draw both from random generators.
 """
 
-import diffusers
 import torch
+
+from diffusion.library import (
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionImg2ImgPipeline,
+)
 
 
 class _FromLatents:
@@ -24,9 +28,9 @@ class _FromLatents:
         return self.scheduler.add_noise(self._latents, self._noise, timestep)
 
 
-class TextFromLatents(_FromLatents, diffusers.StableDiffusionImg2ImgPipeline):
+class TextFromLatents(_FromLatents, StableDiffusionImg2ImgPipeline):
     """Image-to-image from latents, by a prompt."""
 
 
-class ControlFromLatents(_FromLatents, diffusers.StableDiffusionControlNetImg2ImgPipeline):
+class ControlFromLatents(_FromLatents, StableDiffusionControlNetImg2ImgPipeline):
     """Image-to-image from latents, by a prompt and a control image."""

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
+from common.libraries import without_draws
 from common.model_folders import (
     check_config,
     check_numbers,
@@ -26,6 +23,16 @@ from common.model_folders import (
     clip_tokenizer,
     local_folder,
     one_error,
+)
+from diffusion.library import (
+    CLIPTextModel,
+    ControlNetModel,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    diffusers,
+    diffusers_logging,
+    transformers,
+    transformers_logging,
 )
 
 LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
@@ -48,7 +55,7 @@ NOT_LOADED = (
 
 def load_pipeline(
     source: str, revision: str | None, local_files_only: bool
-) -> diffusers.StableDiffusionPipeline:
+) -> StableDiffusionPipeline:
     """Load a text-to-image pipeline on the CPU, in float32 and without a safety checker.
 
     Its files, classes and sizes are checked before a library makes any of it. Raises ValueError if
@@ -57,7 +64,7 @@ def load_pipeline(
     where = {"revision": revision, "local_files_only": local_files_only}
     folder = local_folder(source)
     with one_error("model_index.json"):
-        index = diffusers.StableDiffusionPipeline.load_config(source, **where)
+        index = StableDiffusionPipeline.load_config(source, **where)
         check_index(index)
     _check_parts(index, source, folder, where)
     encoder = _load_text_encoder(source, where)
@@ -67,7 +74,7 @@ def load_pipeline(
         kind = getattr(diffusers, index["scheduler"][1])
         scheduler = kind.from_pretrained(source, subfolder="scheduler", **where)
     with one_error("unet or vae"):
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        pipeline = StableDiffusionPipeline.from_pretrained(
             source,
             text_encoder=encoder,
             tokenizer=tokenizer,
@@ -87,15 +94,13 @@ def load_pipeline(
     return pipeline
 
 
-def load_controlnet(
-    source: str, revision: str | None, local_files_only: bool
-) -> diffusers.ControlNetModel:
+def load_controlnet(source: str, revision: str | None, local_files_only: bool) -> ControlNetModel:
     """Load a ControlNet on the CPU, in float32. Raises as `load_pipeline`."""
     where = {"revision": revision, "local_files_only": local_files_only}
     folder = local_folder(source)
     with one_error("ControlNet"):
-        _check_model(diffusers.ControlNetModel, source, folder, where)
-        model = diffusers.ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
+        _check_model(ControlNetModel, source, folder, where)
+        model = ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
         _refuse_missing("network", _without_data(model))
     return model
 
@@ -130,7 +135,7 @@ def _check_class(part: str, named: list) -> None:
 
 
 def _is_scheduler(name: str) -> bool:
-    return issubclass(getattr(diffusers, name), diffusers.SchedulerMixin)
+    return issubclass(getattr(diffusers, name), SchedulerMixin)
 
 
 def _check_parts(index: dict, source: str, folder: Path | None, where: dict) -> None:
@@ -142,7 +147,7 @@ def _check_parts(index: dict, source: str, folder: Path | None, where: dict) -> 
             _check_model(kind, source, inside, where | {"subfolder": part})
     with one_error("text_encoder"):
         inside = folder and folder / "text_encoder"
-        kind = transformers.CLIPTextModel
+        kind = CLIPTextModel
         check_transformers(kind, source, inside, subfolder="text_encoder", **where)
     with one_error("scheduler"):
         kind = getattr(diffusers, index["scheduler"][1])
@@ -156,9 +161,9 @@ def _check_model(kind: type, source: str, folder: Path | None, where: dict) -> N
     check_size(folder, partial(kind.from_config, config))
 
 
-def _load_text_encoder(source: str, where: dict) -> transformers.CLIPTextModel:
-    with one_error("text_encoder"):
-        encoder, report = transformers.CLIPTextModel.from_pretrained(
+def _load_text_encoder(source: str, where: dict) -> CLIPTextModel:
+    with one_error("text_encoder"), without_draws():
+        encoder, report = CLIPTextModel.from_pretrained(
             source,
             subfolder="text_encoder",
             output_loading_info=True,
@@ -170,7 +175,7 @@ def _load_text_encoder(source: str, where: dict) -> transformers.CLIPTextModel:
     return encoder
 
 
-def _check_whole(pipeline: diffusers.StableDiffusionPipeline) -> None:
+def _check_whole(pipeline: StableDiffusionPipeline) -> None:
     """Raise ValueError if weights of a pipeline are missing, or if its parts do not fit."""
     _refuse_missing("unet", _without_data(pipeline.unet))
     _refuse_missing("vae", _without_data(pipeline.vae))

@@ -32,7 +32,7 @@ class Work:
     sample: Sample
     encoded: Encoded
     seconds: dict[str, float]  # of its stages until now
-    memory: dict[str, int] = field(default_factory=dict)  # peak until its picture was there
+    memory: dict[str, int] = field(default_factory=dict)  # peak until it was reconstructed
     timer: Stopwatch = field(default_factory=Stopwatch)  # of its own stages from now on
     # What its file says; None: not unpacked, or broken.
     stream: bitstream.Stream | None = None
@@ -59,7 +59,7 @@ class Evaluator:
         for group in self.groups(self.encode(self.read(indices, samples))):
             for work in group:
                 self.unpack(work)
-            for work, decoded in self.draw(group):
+            for work, decoded in self.generate(group):
                 self.finish(work, decoded)
 
     def read(self, indices: Sequence[int], samples: Samples) -> list[Sample]:
@@ -104,7 +104,7 @@ class Evaluator:
         write(self.folder / f"{name}{FAILED}", f"{reason}\n".encode())
 
     def groups(self, works: Sequence[Work]) -> list[list[Work]]:
-        """Return the images in groups of one size, `together` at most, to be drawn together."""
+        """Return the images in groups of one size, `together` at most, to be generated together."""
         groups: list[list[Work]] = []
         for work in works:
             last = groups[-1] if groups else []
@@ -124,7 +124,7 @@ class Evaluator:
         except FAILURES as error:
             self._fail(work.sample.name, error)
 
-    def draw(self, group: Sequence[Work]) -> list[tuple[Work, Decoded]]:
+    def generate(self, group: Sequence[Work]) -> list[tuple[Work, Decoded]]:
         """Generate the reconstructions of a group's files as one batch."""
         group = [work for work in group if work.conditions is not None]
         if not group:
@@ -145,20 +145,20 @@ class Evaluator:
         for work in group:
             work.seconds["decoding"] = work.timer.read()["decoding"] + spent
             work.memory = peak_memory(self.device)
-        drawn = []
+        done = []
         for work, image in zip(group, images, strict=True):
-            drawn.append((work, Decoded(image, work.conditions, work.stream)))
-        return drawn
+            done.append((work, Decoded(image, work.conditions, work.stream)))
+        return done
 
     def _draw_each(self, group: Sequence[Work], error: Exception) -> list[tuple[Work, Decoded]]:
         """Record an error of one image; of several, find out whose it was, one by one."""
         if len(group) == 1:
             self._fail(group[0].sample.name, error)
             return []
-        drawn = []
+        done = []
         for work in group:
-            drawn += self.draw([work])
-        return drawn
+            done += self.generate([work])
+        return done
 
     def finish(self, work: Work, decoded: Decoded) -> None:
         """Measure a reconstruction and write everything that belongs to it, the record last."""
@@ -174,7 +174,7 @@ class Evaluator:
         beside = {}
         for name, codec in self.codecs.items():
             beside[name] = self._baseline(work, codec, len(encoded.data))
-        self._write_pictures(sample, encoded, decoded)
+        self._write_images(sample, encoded, decoded)
         write(self.folder / f"{sample.name}.pics", encoded.data)
         record = describe(sample, encoded, decoded, values)
         if beside:
@@ -185,8 +185,8 @@ class Evaluator:
         record["memory"] = larger(work.memory, peak_memory(self.device))
         write(self.folder / f"{sample.name}{RECORD}", record_file(record))
 
-    def _write_pictures(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> None:
-        pictures = {
+    def _write_images(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> None:
+        images = {
             "_original.png": sample.image,
             "_recon.png": decoded.image,
             "_sketch.png": encoded.sketch,
@@ -194,10 +194,10 @@ class Evaluator:
         }
         color = decoded.conditions.color
         if color is not None:
-            pictures["_color.png"] = color_codec.enlarge(color, *sample.image.shape[:2])
-        for ending, picture in pictures.items():
-            if picture is not None:
-                write(self.folder / f"{sample.name}{ending}", png(picture))
+            images["_color.png"] = color_codec.enlarge(color, *sample.image.shape[:2])
+        for ending, image in images.items():
+            if image is not None:
+                write(self.folder / f"{sample.name}{ending}", png(image))
 
     def _baseline(self, work: Work, codec: Codec, budget: int) -> dict:
         """Return the results of an image format within the budget of bytes, or why it has none."""

@@ -8,8 +8,8 @@ sketches beside the prompt search and, beside the next batch, decodes files, mea
 Python's threads suffice, since most of that time is spent in libraries that release the
 interpreter.
 
-    calling thread            encode 0 | encode 1        | draw 0 | encode 2                  | ...
-    pool              read 0 | read 1  | unpack 0, read 2         | unpack 1, finish 0, read 3 | ...
+    calling thread            encode 0 | encode 1        | generate 0 | encode 2            | ...
+    pool              read 0 | read 1  | unpack 0, read 2             | unpack 1, finish 0 | ...
 """
 
 import contextlib
@@ -43,15 +43,15 @@ def imap_overlapped(
 ) -> Iterator[Iterator[None]]:
     """Do all parts; the iterator this gives returns None after each, in their order.
 
-    Leaving the block waits for the images whose pictures were there, also after an error or Ctrl-C;
-    images that are not drawn are left out then. The iterator raises the errors of any thread.
+    Leaving the block waits for the images that were generated, also after an error or Ctrl-C;
+    the others are left out then. The iterator raises the errors of any thread.
     """
     with ThreadPoolExecutor(threads, "finish", _one_thread) as pool:
         evaluator.encoder.map = pool.map
         try:
             yield _Overlap(evaluator, pool).run(parts, samples)
         except KeyboardInterrupt:
-            # Launchers send it twice, and what is drawn is to be written.
+            # Launchers send it twice, and what is generated is to be written.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             raise
         finally:
@@ -70,18 +70,18 @@ class _Overlap:
         self.evaluator, self.pool = evaluator, pool
 
     def run(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[None]:
-        """Yield None after each part, up to WAITING parts after its pictures are there."""
+        """Yield None after each part, up to WAITING parts after it is generated."""
         previous, finishing = None, []
         for batch in self._read(parts, samples):
             works = self.evaluator.encode(batch)
             unpacking = [self.pool.submit(self.evaluator.unpack, work) for work in works]
             if previous:
-                finishing.append(self._draw(*previous))
+                finishing.append(self._generate(*previous))
             previous = works, unpacking
             if len(finishing) > WAITING - 1:
                 yield self._wait(finishing.pop(0))
         if previous:
-            finishing.append(self._draw(*previous))
+            finishing.append(self._generate(*previous))
         for futures in finishing:
             yield self._wait(futures)
 
@@ -95,12 +95,12 @@ class _Overlap:
         for future in reading:
             yield future.result()
 
-    def _draw(self, works: Sequence[Work], unpacking: Sequence[Future]) -> list[Future]:
-        """Generate the pictures of a part; return what finishes them."""
+    def _generate(self, works: Sequence[Work], unpacking: Sequence[Future]) -> list[Future]:
+        """Generate a part; return what finishes its images."""
         self._wait(unpacking)
         futures = []
         for group in self.evaluator.groups(works):
-            for work, decoded in self.evaluator.draw(group):
+            for work, decoded in self.evaluator.generate(group):
                 futures.append(self.pool.submit(self.evaluator.finish, work, decoded))
         return futures
 

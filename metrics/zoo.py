@@ -21,6 +21,7 @@ from functools import cache
 import numpy as np
 from einops import rearrange
 
+from common.libraries import training_packages
 from common.weights import fetch_checkpoint
 from metrics.formats import Codec
 
@@ -43,9 +44,10 @@ MULTIPLE = 64  # of the sides of an image that a model takes, pixels
 def load_zoo_codec(name: str, device: str) -> Codec:
     """Return the codec of that name, one of ZOO_CODECS.
 
-    Raises UnavailableError if the weights of its lowest quality are not available.
+    Raises UnavailableError if CompressAI or the weights of its lowest quality are not available.
     """
-    from compressai.zoo.image import model_urls
+    with training_packages(f"the codec {name}"):
+        from compressai.zoo.image import model_urls
 
     architecture = name.removesuffix(MS_SSIM)
     metric = "mse" if architecture == name else "ms-ssim"

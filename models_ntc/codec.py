@@ -12,6 +12,7 @@ Codec files are read and written in `codec_file`. The payload of a sketch:
 import hashlib
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ from models_ntc.errors import CodecFileError, refusing
 from models_ntc.networks import new_network
 from models_ntc.sketch_coder import SketchHyperpriorCoder
 from models_ntc.sketch_hyperprior import SketchHyperprior
-from models_ntc.zoo import ZooCoder
+
+if TYPE_CHECKING:
+    from models_ntc.zoo import ZooCoder
 
 __all__ = [
     "CodecFileError",
@@ -55,7 +58,7 @@ class SketchCodec:
     """
 
     def __init__(
-        self, coder: SketchHyperpriorCoder | ZooCoder, path: Path, digest: bytes, config: dict
+        self, coder: "SketchHyperpriorCoder | ZooCoder", path: Path, digest: bytes, config: dict
     ) -> None:
         self.coder = coder
         self.path = path
@@ -216,8 +219,10 @@ def load_sketch_codec(
 
 def make_coder(
     net: nn.Module, lmbda: float | None, device: str
-) -> SketchHyperpriorCoder | ZooCoder:
+) -> "SketchHyperpriorCoder | ZooCoder":
     """Return what codes with a network."""
     if isinstance(net, SketchHyperprior):
         return SketchHyperpriorCoder(net, lmbda)
+    from models_ntc.zoo import ZooCoder  # here, because it needs CompressAI
+
     return ZooCoder(net, device)

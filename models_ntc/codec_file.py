@@ -24,11 +24,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from common.files import write
+from common.files import printable, write
+from common.libraries import training_packages
 from models_ntc.errors import CodecFileError, refusing
 from models_ntc.networks import (
+    coding_network,
     expected_tensors,
-    new_network,
     packed,
     sizes_of,
     stored_dtypes,
@@ -45,7 +46,6 @@ from models_ntc.schema import (
 )
 from models_ntc.sketch_hyperprior import SketchHyperprior
 from models_ntc.torch_file import TorchFile, open_torch_file
-from models_ntc.zoo import recognize, unwrap
 
 KIND = "sketch codec"
 MOST_HEADER = 2**22  # bytes of a safetensors file before its tensors; ours have 10 to 50 kB
@@ -114,7 +114,7 @@ def load_file(path: Path) -> tuple[nn.Module, dict]:
             check_layout(listed(file, names), expected, partial(stored_dtypes, model))
             state = {name: file.get_tensor(names[name]) for name in expected}
         check_values(state, tables=True)
-        net = new_network(model, config["sizes"])
+        net = coding_network(model, config["sizes"])
         net.load_state_dict(unpacked(state, net))
     return net, config
 
@@ -141,6 +141,9 @@ def load_compressai(path: Path) -> tuple[nn.Module, dict]:
 
     Raises CodecFileError.
     """
+    with training_packages(printable(path)):
+        from models_ntc.zoo import recognize, unwrap
+
     with refusing(path, KIND), open_torch_file(path) as file:
         found = unwrap(file.content)
         check_dense(found)
@@ -152,7 +155,7 @@ def load_compressai(path: Path) -> tuple[nn.Module, dict]:
         check_layout(found, expected, any_float)
         state = read_tensors(file, found)
         check_values(state, tables=False)
-        net = new_network(model, sizes)
+        net = coding_network(model, sizes)
         net.load_state_dict(state)
         net.update()
     return net, {"model": model, "lambda": None, "metric": None, "sizes": sizes}

@@ -17,8 +17,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
-from compressai.entropy_models import EntropyModel
-from torch import Tensor
+from torch import Tensor, nn
 
 PRECISION = 16  # bits; the frequencies of a table sum to 2^16
 WORD = 2048  # bits; the state of a long payload is kept in 2^WORD .. 2^(2 WORD)
@@ -38,16 +37,16 @@ class NotFiniteError(ValueError):
 
 
 class Tables:
-    """Integer distributions of one of CompressAI's entropy models, after its `update`.
+    """Integer distributions of an entropy model, under CompressAI's names, after its `update`.
 
     Row i holds the cumulative frequencies of the values offset[i] .. offset[i] + last[i], then of
     the tail: an escape, which a 16-bit value follows.
     """
 
-    def __init__(self, model: EntropyModel) -> None:
-        self.cdf = model.quantized_cdf.cpu().numpy().astype(np.int64)
-        self.last = model.cdf_length.cpu().numpy().astype(np.int64) - 3
-        self.offset = model.offset.cpu().numpy().astype(np.int64)
+    def __init__(self, model: nn.Module) -> None:
+        self.cdf = model._quantized_cdf.cpu().numpy().astype(np.int64)
+        self.last = model._cdf_length.cpu().numpy().astype(np.int64) - 3
+        self.offset = model._offset.cpu().numpy().astype(np.int64)
         self.rows = []
         for row, last in zip(self.cdf, self.last, strict=True):
             self.rows.append(row[: last + 2].tolist())

@@ -1,51 +1,83 @@
 """The networks by name, their sizes, and the number formats in which codec files store them.
 
-net = new_network("sketch")
+net = new_network("sketch")     # to train
+net = coding_network("sketch", sizes)      # to load a file into
 shapes = expected_tensors("cheng2020-attn", {"N": 192})  # takes no memory
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models_ntc.limits import MODEL
+from common.libraries import training_packages, without_memory
+from models_ntc.limits import MODEL, ZOO
 from models_ntc.sketch_hyperprior import (
     DECODER_PARTS,
     WEIGHT_BITS,
     SketchHyperprior,
     SketchHyperpriorConfig,
 )
-from models_ntc.zoo import ARCHITECTURES, zoo_sizes
 
 ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
 
 
 def new_network(model: str, sizes: dict | None = None) -> nn.Module:
-    """Return an untrained network.
+    """Return an untrained network, which needs CompressAI.
 
-    model: "sketch" or a key of zoo.ARCHITECTURES; ValueError for any other.
+    model: "sketch" or one of ZOO; ValueError for any other.
     sizes: keyword arguments of the network, as a codec file has them.
+
+    Raises UnavailableError without CompressAI.
     """
     sizes = sizes or {}
     if model == MODEL:
+        with training_packages(f"the network {model}"):
+            from models_ntc.sketch_training import SketchTraining
+
+        return SketchTraining(SketchHyperpriorConfig(**sizes))
+    return coding_network(model, sizes)
+
+
+def coding_network(model: str, sizes: dict) -> nn.Module:
+    """Return a network to load a codec file into, as `new_network`; "sketch" without CompressAI."""
+    if model == MODEL:
         return SketchHyperprior(SketchHyperpriorConfig(**sizes))
-    if model not in ARCHITECTURES:
-        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[model](**sizes)
+    if model not in ZOO:
+        raise ValueError(f"unknown model {model!r}: choose sketch, {', '.join(ZOO)}")
+    return architectures(model)[model](**sizes)
+
+
+def architectures(model: str) -> dict[str, Callable[..., nn.Module]]:
+    """Return CompressAI's networks by name. Raises UnavailableError, with `model`, without it."""
+    with training_packages(f"the network {model}"):
+        from models_ntc.zoo import ARCHITECTURES
+
+    return ARCHITECTURES
 
 
 def expected_tensors(model: str, sizes: dict) -> dict[str, Tensor]:
     """Return the state dict of `new_network` with shapes and dtypes but without memory."""
     # CompressAI's layers compute their first values, which takes more than the meta device.
-    without_memory = torch.device("meta") if model == MODEL else FakeTensorMode()
-    with torch.random.fork_rng(devices=[]), without_memory:
-        return new_network(model, sizes).state_dict()
+    without = without_memory() if model == MODEL else _fake_tensors(model)
+    with torch.random.fork_rng(devices=[]), without:
+        return coding_network(model, sizes).state_dict()
+
+
+def _fake_tensors(model: str) -> AbstractContextManager:
+    architectures(model)  # before what follows, which takes a while
+    from torch._subclasses.fake_tensor import FakeTensorMode  # imports much of torch's compiler
+
+    return FakeTensorMode()
 
 
 def sizes_of(net: nn.Module) -> dict:
     """Return the keyword arguments that make a network of the same shape."""
     if isinstance(net, SketchHyperprior):
         return vars(net.config)
+    from models_ntc.zoo import zoo_sizes  # here, because it needs CompressAI
+
     return zoo_sizes(net)
 
 

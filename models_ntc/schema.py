@@ -29,8 +29,8 @@ from models_ntc.limits import (
     SKETCH_CHANNELS,
     SYMBOLS,
     WEIGHT,
+    ZOO,
 )
-from models_ntc.zoo import ARCHITECTURES
 
 CONFIG = {"model", "lambda", "metric", "sizes"}
 # A network's coding tables: their sizes are known only when it was trained.
@@ -64,7 +64,7 @@ def check_config(text: str | None) -> dict:
     if type(config) is not dict or set(config) != CONFIG:
         raise CodecFileError(f"its config is not an object of {', '.join(sorted(CONFIG))}")
     model = config["model"]
-    if model != MODEL and (type(model) is not str or model not in ARCHITECTURES):
+    if model != MODEL and (type(model) is not str or model not in ZOO):
         raise CodecFileError("its config has a model that is not known")
     if config["metric"] not in (None, *METRICS):
         raise CodecFileError("its config has a metric that is not known")

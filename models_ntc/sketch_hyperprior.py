@@ -1,8 +1,10 @@
 """The network of the default sketch codec: a small hyperprior with a decoder that is exact.
 
     net = SketchHyperprior()
-    output = net(sketches, torch.full((len(sketches),), 0.2))  # a training pass
+    net.load_state_dict(state)  # of a codec file
     exact = exact_copy(net)  # for coding
+
+Its training, which takes CompressAI's entropy models, is in `sketch_training`.
 
 One network codes at all rates of a range: latents are multiplied by a gain for each channel that
 depends on lambda, and after rounding by another one; lambda also shifts features on both sides
@@ -34,11 +36,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-from compressai.models import CompressionModel
-from compressai.ops import LowerBound
 from einops import rearrange
 from torch import Tensor, nn
+
+from models_ntc.entropy_state import EntropyState, bottleneck_state, gaussian_state
 
 WEIGHT_BITS = 14
 ACTIVATION_BITS = 12
@@ -140,11 +141,6 @@ def up(inputs: int, outputs: int, factor: int = 2, kernel: int = 1) -> nn.Sequen
     return nn.Sequential(Conv(inputs, outputs * factor**2, kernel), nn.PixelShuffle(factor))
 
 
-def round_through(x: Tensor) -> Tensor:
-    """Return x rounded, with the gradient of the identity."""
-    return x + (x.round() - x).detach()
-
-
 def position_of(step: int) -> Tensor:
     """Return t, float64 (1,), of a step of the rate scale.
 
@@ -223,7 +219,7 @@ def _synthesis(c: SketchHyperpriorConfig) -> nn.Sequential:
     )
 
 
-class SketchHyperprior(CompressionModel):
+class SketchHyperprior(nn.Module):
     """Sketch (N, 1, H, W) in 0..1, sides multiples of 64 <-> latents (N, latent, H/16, W/16)."""
 
     def __init__(self, config: SketchHyperpriorConfig | None = None) -> None:
@@ -249,9 +245,9 @@ class SketchHyperprior(CompressionModel):
         self.from_latent = Conv(c.latent, c.sixteenth)
         self.synthesis_rate = RateTable(c.sixteenth)
         self.synthesis = _synthesis(c)
-        self.entropy_bottleneck = EntropyBottleneck(c.hyper_latent, init_scale=2)
-        self.gaussian_conditional = GaussianConditional(c.scales(), scale_bound=c.scale_min)
-        self.level_bound = LowerBound(0.0)
+        self.entropy_bottleneck = bottleneck_state(c.hyper_latent)
+        self.gaussian_conditional = gaussian_state(c.scale_levels)
+        self.level_bound = EntropyState({"bound": (1,)})
 
     def decoder_parts(self) -> dict[str, nn.Module]:
         """Return what the decoder runs, by name: the parts that `exact_copy` makes exact."""
@@ -325,39 +321,6 @@ class SketchHyperprior(CompressionModel):
             seen = seen + F.conv2d(part, self.context.weight[:, group], padding=2)
             parts.append(part)
         return both_halves(parts)
-
-    def scale(self, level: Tensor) -> Tensor:
-        """Return the standard deviation at a real-valued table level, differentiable."""
-        c = self.config
-        bounded = self.level_bound(level).clamp(max=c.scale_levels - 1)
-        return c.scale_min * torch.exp(bounded * c.log_ratio())
-
-    def forward(self, x: Tensor, lmbda: Tensor) -> dict:
-        """Return {"x_hat": (N, 1, H, W), "likelihoods": {"y", "z"}} of a training pass.
-
-        x: sketches (N, 1, H, W) in 0..1. lmbda: their lambdas (N,).
-        """
-        t = self.position(lmbda)
-        y = self.analyze(x, t)
-        z = self.hyper_analysis(y).float()
-        _, z_likelihoods = self.entropy_bottleneck(z)
-        hyper = self.hyper_synthesis(round_through(z - self.medians()) + self.medians()).float()
-        means, levels = [], []
-
-        def decide(mean: Tensor, level: Tensor, half: Tensor, group: slice) -> Tensor:
-            means.append(mean.float() * half)
-            levels.append(level.float() * half)
-            return round_through(y[:, group] - mean.float()) + mean.float()
-
-        latents = self.walk(hyper, t, decide)
-        scales = self.scale(both_halves(levels))
-        _, y_likelihoods = self.gaussian_conditional(y, scales, means=both_halves(means))
-        x_hat = self.synthesis(self.unfold(latents, t)).float()
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
-
-    def update(self, force: bool = False) -> bool:
-        """Compute the integer coding tables (for export; a loaded file brings its own)."""
-        return super().update(self.config.scales(), force=force, update_quantiles=True)
 
 
 # ---- exact arithmetic

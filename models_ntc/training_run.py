@@ -23,9 +23,9 @@ from models_ntc import codec_file
 from models_ntc.checkpoint import KIND, best_weights, checkpoint_callbacks, read_checkpoint
 from models_ntc.codec_file import compute_tables, save_codec
 from models_ntc.errors import CodecFileError, refusing
+from models_ntc.limits import ZOO
 from models_ntc.training import CodecTraining
 from models_ntc.training_callbacks import ProgressBar, SketchImages, Stop
-from models_ntc.zoo import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def export(training: CodecTraining, best: Path, path: Path) -> None:
     if args.save and best.is_file():
         training.load_state_dict(best_weights(best, training))
     net = training.net.cpu()
-    if args.model in ARCHITECTURES:
+    if args.model in ZOO:
         # The auxiliary loss of a short training leaves the quantiles too far apart.
         with refusing(path, codec_file.KIND):
             compute_tables(net, search=True)

@@ -13,11 +13,14 @@ from os import PathLike
 
 import numpy as np
 import torch
-from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
-from transformers.utils import logging as transformers_logging
 
+from common.libraries import lean
 from common.model_folders import check_processor, one_error, quietly
 from prompt_inversion.loading import load_first, load_model
+
+with lean():
+    from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor
+    from transformers.utils import logging as transformers_logging
 
 MAX_TOKENS = 30  # of a caption; BLIP's own captions have about 10
 BEAMS = 3  # of the search for the most probable caption, as in BLIP's own evaluation

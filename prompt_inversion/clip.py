@@ -15,13 +15,16 @@ from os import PathLike
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from common.model_folders import check_processor, clip_tokenizer, one_error, quietly
+from common.libraries import lean
+from common.model_folders import clip_tokenizer, one_error, quietly
 from prompt_inversion.loading import load_first, load_model
+from prompt_inversion.pixels import Processor, load_processor
 from text_codec.vocabulary import printable_ids
+
+with lean():
+    from transformers import CLIPModel, CLIPTokenizer
+    from transformers.utils import logging as transformers_logging
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Clip:
 
     model: CLIPModel  # eval mode, no gradients for its weights
     tokenizer: CLIPTokenizer
-    processor: CLIPImageProcessor
+    processor: Processor
 
     @property
     def vocab_size(self) -> int:
@@ -50,7 +53,7 @@ class Clip:
     def image_features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return features (n, d) float32 of unit length of n images, uint8 (H, W, 3) of any sizes.
 
-        The images go through the checkpoint's own CLIPImageProcessor on the CPU, so that every
+        The images go through the checkpoint's own Processor on the CPU, so that every
         device gets the same pixels, and through the vision tower one at a time: in a batch they
         would be rounded otherwise, and an image would get another prompt in another batch.
 
@@ -64,10 +67,9 @@ class Clip:
 
     @torch.no_grad()
     def _image_features(self, image: np.ndarray) -> torch.Tensor:
-        inputs = self.processor(
-            images=_channels_first(image), return_tensors="pt", input_data_format="channels_first"
-        )
-        pixels = inputs["pixel_values"].to(self.model.device, self.model.dtype)  # (1, 3, h, w)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
+        pixels = self.processor(image).to(self.model.device, self.model.dtype)  # (1, 3, h, w)
         pooled = self.model.vision_model(pixel_values=pixels).pooler_output  # (1, width)
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 
@@ -146,21 +148,14 @@ def load_clip(
 
 
 @quietly(transformers_logging)
+@lean()
 def _load(source: str, device: str | torch.device, **where) -> Clip:
     """Load one source; where: `revision` and `local_files_only` of from_pretrained."""
     model = load_model(CLIPModel, source, device, "CLIP", use_safetensors=True, **where)
     tokenizer = clip_tokenizer(source, model.config.text_config.vocab_size, **where)
     with one_error("image processor"):
-        processor = CLIPImageProcessor.from_pretrained(source, **where)
-        check_processor(processor, model.config.vision_config.image_size)
+        processor = load_processor(source, model.config.vision_config.image_size, **where)
     with one_error("CLIP"):
         clip = Clip(model, tokenizer, processor)
         clip.text_features([[0]])
     return clip
-
-
-def _channels_first(image: np.ndarray) -> torch.Tensor:
-    """Return a copy (3, H, W) of an image, for torch takes no read-only or flipped arrays."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"an image must be HxWx3 uint8, not {image.shape} {image.dtype}")
-    return torch.from_numpy(np.array(rearrange(image, "h w c -> c h w"), order="C"))

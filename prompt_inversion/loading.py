@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from common.libraries import without_draws
 from common.model_folders import check_transformers, local_folder, one_error
 from common.weights import from_mirrors
 from presets import cure
@@ -56,7 +57,7 @@ def load_model(
     options = {"use_safetensors": use_safetensors, "output_loading_info": True, **where}
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
     folder = local_folder(source)
-    with one_error(what):
+    with one_error(what), without_draws():
         check_transformers(kind, source, folder, **where)
         model, report = kind.from_pretrained(source, dtype=dtype, **options)
         model = model.eval().requires_grad_(False).to(device)

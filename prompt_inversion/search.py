@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.libraries import lean
 from prompt_inversion.clip import Clip
 from prompt_inversion.published import PublishedTokens
 from prompt_inversion.tokens import Tokens
@@ -107,6 +108,7 @@ def invert_prompts(images: Sequence[np.ndarray], clip: Clip, config: PromptConfi
     return prompts
 
 
+@lean()
 def search(targets: torch.Tensor, clip: Clip, config: PromptConfig) -> list[Prompt]:
     """Return a prompt for each row of `targets` (n, d): unit features of images, or of texts."""
     clip.check_length(config.length)

@@ -5,6 +5,6 @@
 #     bash scripts/demo.sh --data_root PHOTOS   # yours
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/install.sh requirements.txt
+bash scripts/install.sh requirements-demo.txt
 .venv/bin/python eval_PICS.py "$@"
 echo "Look at $(ls -td recon_examples/PICS_*/index.html | head -1): originals, sketches sent, reconstructions." >&2

@@ -7,7 +7,7 @@
 # model folders, codec files and checkpoints: about a minute. SEED repeats a run of these.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/install.sh requirements-fuzz.txt
+bash scripts/install.sh requirements-train.txt requirements-demo.txt requirements-fuzz.txt
 export OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
 .venv/bin/python tests/fuzz/harness.py "$@"
 seed=${SEED:-$RANDOM}

@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Make .venv in the project's folder and install a requirements file into it.
+# Make .venv in the project's folder and install requirements.txt into it, and the files named in addition.
 #
-#     bash scripts/install.sh requirements.txt
+#     bash scripts/install.sh
+#     bash scripts/install.sh requirements-train.txt requirements-demo.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
-requirements=${1:-requirements.txt}
 [ -x .venv/bin/python ] || python3 -m venv .venv
-stamp=.venv/$(basename "$requirements").done
-if [ ! -e "$stamp" ] || [ requirements.txt -nt "$stamp" ] || [ "$requirements" -nt "$stamp" ]; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
-    touch "$stamp"
+wanted=()
+for file in requirements.txt "$@"; do
+    [ .venv/$file.done -nt "$file" ] || wanted+=("$file")
+done
+if [ ${#wanted[@]} -gt 0 ]; then  # all together, so that none changes what another asks for
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "${@/#/--requirement=}"
+    for file in requirements.txt "$@"; do
+        touch ".venv/$file.done"
+    done
 fi

@@ -3,12 +3,13 @@
 #
 #     bash scripts/train_sketch.sh PHOTOGRAPHS [LAMBDA [EPOCHS]]
 #
-# PYTHON names the interpreter (default: .venv's, else python3); OUT the folder of the results.
+# PYTHON names the interpreter (default: .venv's, with what training needs installed); OUT the folder of the results.
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: bash scripts/train_sketch.sh PHOTOGRAPHS [LAMBDA [EPOCHS]]" >&2; exit 2; }
 images=$(realpath -- "$1") lambda=${2:-1.0} epochs=${3:-50}
 cd "$(dirname "$0")/.."
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+[ -n "${PYTHON-}" ] || bash scripts/install.sh requirements-train.txt
+python=${PYTHON:-.venv/bin/python}
 out=${OUT:-runs/sketch_lmbda$lambda} sketches=${OUT:-runs}/sketches_$(basename -- "$images")
 
 "$python" generate_sketches.py --data_root "$images" --out "$sketches" --sketch_type "${SKETCH_TYPE:-hed-tiny}"

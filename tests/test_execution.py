@@ -231,7 +231,7 @@ def test_drawn_together_and_alone_agree_to_a_level(row, monkeypatch):
             evaluator.unpack(work)
         drawn = []
         for group in evaluator.groups(works):
-            drawn += evaluator.draw(group)
+            drawn += evaluator.generate(group)
         pictures[together] = [decoded.image for _, decoded in drawn]
     assert batches == [1] * 5 + [2, 1, 1, 1]
     assert max(map(difference, pictures[1], pictures[2])) <= 1

@@ -23,7 +23,7 @@ def test_a_small_run_from_end_to_end(capsys):
     run, paper = found["runs"]["batch 2"], found["paper"]
     stages = {"prompt", "sketch", "coding", "candidates", "decoding", "metrics"}
     assert set(run["seconds"]) == stages and min(run["seconds"].values()) > 0
-    assert run["photographs"] == 2 and run["a_minute"] > 0
+    assert run["images"] == 2 and run["a_minute"] > 0
     assert run["gpu_busy"] is run["memory_gpu"] is None
     assert paper["steps_timed"] == 2
     assert paper["a_minute"] == pytest.approx(60 / sum(paper["seconds"].values()), rel=0.01)
@@ -52,7 +52,7 @@ def test_the_first_batch_does_not_count(tmp_path):
     watch = gpu.GpuWatch()
     watch.samples = [(10.5, 0.0), (12.0, 0.75), (13.0, 1.0), (18.0, 0.0)]
     assert gpu.cost_of(tmp_path, 2, watch) == {
-        "photographs": 2,
+        "images": 2,
         "seconds": {"prompt": 2.5},
         "a_minute": 20.0,
         "gpu_busy": 0.875,

@@ -87,8 +87,8 @@ def mutant(files: list[tuple[str, bytes]], rng: random.Random) -> tuple[str, str
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
-    """Change 1 to 8 bits."""
-    changed = bytearray(data)
+    """Change 1 to 8 bits; of nothing, make a byte."""
+    changed = bytearray(data or b"\0")
     for _ in range(rng.randint(1, 8)):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)

@@ -168,7 +168,7 @@ class Victim:
             from_mirrors(load_controlnet, row.controlnet, "ControlNet")
         if mutant.kind == "tokenizer":
             tokenizer = load_tokenizer(row)
-            return lambda: tokenizer("a red barn").input_ids
+            return lambda: tokenizer.decode([5, 6])
         generator = load_generator(row, "cpu")
         sketch = np.zeros((64, 64), np.uint8) if part == "controlnet" else None
         return lambda: generator.generate([5, 6], [0], 64, 64, sketch)
