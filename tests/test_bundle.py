@@ -18,6 +18,7 @@ from metrics import edge_f1, psnr
 from presets import BUNDLE, get_preset
 from prompt_inversion.options import PromptOptions
 from text_codec.prompt import Prompt
+from text_codec.tokenizer_file import FileTokenizer
 
 ROOT = Path(__file__).parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
@@ -130,3 +131,18 @@ def test_kodak_image_round_trip():
     again = Decoder(get_preset("tiny")).decode(data)
     assert (again.stream.source_width, again.stream.source_height) == (768, 512)
     assert np.abs(again.image.astype(int) - encoder.decoder.decode(data).image).max() <= 1
+
+
+def test_a_tokenizer_file_gives_the_texts_of_transformers():
+    from transformers import CLIPTokenizer  # here: the other tests run as a decoder does
+
+    folder = BUNDLE / "generator" / "tokenizer"
+    stock = CLIPTokenizer.from_pretrained(folder)
+    own = FileTokenizer(folder / "tokenizer.json")
+    assert len(own) == len(stock) and own.get_vocab() == stock.get_vocab()
+    assert sorted(own.all_special_ids) == sorted(stock.all_special_ids)
+    ids = list(range(len(stock)))
+    assert own.convert_ids_to_tokens(ids) == stock.convert_ids_to_tokens(ids)
+    groups = [[one] for one in ids] + [ids[at : at + 16] for at in ids[::16]]
+    expected = stock.batch_decode(groups, clean_up_tokenization_spaces=False)
+    assert own.batch_decode(groups) == expected

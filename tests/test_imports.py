@@ -59,6 +59,24 @@ for row in record["streams"]:
     now = conditions(decoder, bytes.fromhex(row["file"]))
     assert (now["ids"], now["pictures"]) == (row["ids"], row["pictures"]), row["file"]
 """
+LATER = """
+import sys
+from diffusion.library import diffusers
+assert not {"torch._dynamo", "scipy.stats", "scipy.integrate", "torchvision"} & set(sys.modules)
+beta = diffusers.UniPCMultistepScheduler(use_beta_sigmas=True)
+beta.set_timesteps(4)
+assert len(beta.sigmas) == 5
+linear = diffusers.LMSDiscreteScheduler()
+linear.set_timesteps(4)
+assert linear.get_lms_coefficient(1, 0, 0)
+import torch
+double = torch.compile(lambda x: 2 * x, backend="eager")
+assert double(torch.ones(1)) == 2
+assert hasattr(sys.modules["torch._dynamo"], "convert_frame")
+assert torch.distributed.is_available()
+import transformers
+assert diffusers.DiTTransformer2DModel and transformers.BertModel
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +132,11 @@ def test_decode_imports_what_it_needs(file, tmp_path):
     assert not packages(modules) & set(NEVER)
     assert COMPILER not in modules
     assert (tmp_path / "golden.png").stat().st_size
+
+
+def test_what_was_left_out_is_there_when_it_is_asked_for():
+    done = run(LATER)
+    assert done.returncode == 0, done.stderr
 
 
 def test_golden_streams_decode_where_these_packages_are_missing():

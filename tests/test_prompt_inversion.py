@@ -28,6 +28,7 @@ from common.weights import UnavailableError
 from presets import PRESETS
 from prompt_inversion.clip import load_clip
 from prompt_inversion.options import PromptOptions
+from prompt_inversion.pixels import load_processor
 from prompt_inversion.rate import search_config, within_bytes
 from prompt_inversion.search import PromptConfig, invert_prompts
 from prompt_inversion.useful_words import ids_of, ranking
@@ -323,6 +324,23 @@ def test_image_features_are_of_the_picture_resized_and_cropped(clip, pictures):
     assert torch.allclose(features.norm(dim=-1), torch.ones(5), atol=1e-6)
     # PIL and torchvision differ by one level here and there.
     assert (features[0] @ expected[0]).item() > 0.9999
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"shortest_edge": 32}, "crop_size": 32},
+        {"size": {"height": 32, "width": 32}, "do_center_crop": False, "resample": 2},
+        {"size": {"shortest_edge": 24}, "crop_size": {"height": 32, "width": 32}},
+    ],
+)
+def test_pixels_are_those_of_transformers_on_torchvision(settings, pictures, tmp_path):
+    stock = CLIPImageProcessor(**settings)
+    stock.save_pretrained(tmp_path)
+    own = load_processor(str(tmp_path), 32)
+    for picture in pictures:
+        expected = stock(images=picture, return_tensors="pt", input_data_format="channels_last")
+        assert torch.equal(own(picture), expected["pixel_values"])
 
 
 def test_image_features_do_not_depend_on_the_neighbors(clip, pictures):

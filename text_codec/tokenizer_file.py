@@ -37,9 +37,9 @@ class FileTokenizer:
         """Return the id of each token."""
         return self._tokenizer.get_vocab()
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens as they stand in the vocabulary."""
-        return [self._tokenizer.id_to_token(token_id) or "" for token_id in ids]
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str | None]:
+        """Return the tokens as they stand in the vocabulary; None for an id that has none."""
+        return [self._tokenizer.id_to_token(token_id) for token_id in ids]
 
     def decode(self, ids: Sequence[int], clean_up_tokenization_spaces: bool = False) -> str:
         """Return the text of ids; the second argument is CLIPTokenizer's, and False alone."""
