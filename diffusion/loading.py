@@ -8,6 +8,7 @@ numbers and only reports it; diffusers leaves them on the "meta" device. Both ar
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from common.model_folders import (
 )
 
 LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
-HASHED_BYTES = 200_000_000  # the files of larger folders are named by their sizes alone
+HASHED_BYTES = 200_000_000  # larger folders were named by the sizes of their files alone
 TEXT_FILES = (".json", ".md", ".txt")  # that Git may give the line ends of the machine
 MOST_IN_SCHEDULER = 100_000  # of the whole numbers in its configuration
 # The parts of a model and their classes. Others (a safety checker) are named and not loaded.
@@ -39,6 +40,11 @@ PARTS = {
     "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
+# Pipelines of Stable Diffusion 1 and 2, and what those of later families have beside it.
+FAMILY = "StableDiffusion(?!XL|3)|LatentConsistencyModel"
+OTHER_PARTS = ("text_encoder_2", "transformer")
+OTHER_CONDITIONS = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type")
+ONLY = "only models of the family of Stable Diffusion 1 and 2 can be drawn with"
 NOT_LOADED = (
     [None, None],
     ["stable_diffusion", "StableDiffusionSafetyChecker"],
@@ -107,6 +113,7 @@ def check_index(index: object) -> None:
     """
     if not isinstance(index, dict) or not isinstance(index.get("_class_name", ""), str):
         raise ValueError('it must be an object whose "_class_name" is the name of one pipeline')
+    _check_family(index)
     for part, named in index.items():
         if isinstance(named, list) and named not in NOT_LOADED:
             _check_class(part, named)
@@ -117,6 +124,19 @@ def check_index(index: object) -> None:
     named = index.get("scheduler")
     if not isinstance(named, list) or named[0] != "diffusers" or not _is_scheduler(named[1]):
         raise ValueError(f"scheduler is {named}: it must be a scheduler of diffusers")
+
+
+def _check_family(index: dict) -> None:
+    """Raise ValueError for a pipeline that is not of Stable Diffusion 1 or 2.
+
+    Later families have other classes, a second text encoder or a transformer
+    (https://huggingface.co/docs/diffusers/api/pipelines/overview).
+    """
+    name = index.get("_class_name", "StableDiffusionPipeline")
+    parts = [part for part in OTHER_PARTS if index.get(part) not in (None, [None, None])]
+    if parts or not re.match(FAMILY, name):
+        held = f" with {parts[0]}" if parts else ""
+        raise ValueError(f"it is a {name}{held}: {ONLY}")
 
 
 def _check_class(part: str, named: list) -> None:
@@ -153,6 +173,9 @@ def _check_model(kind: type, source: str, folder: Path | None, where: dict) -> N
     """Check the configuration of a model of diffusers. Raises as `check_size`."""
     config = kind.load_config(source, **where)
     check_config(config)
+    others = [name for name in OTHER_CONDITIONS if config.get(name)]
+    if others:
+        raise ValueError(f"its config has {others[0]}: {ONLY}")
     check_size(folder, partial(kind.from_config, config))
 
 
@@ -195,16 +218,16 @@ def _refuse_missing(part: str, missing: Sequence[str]) -> None:
 
 
 def weights_name(source: str, sources: Sequence[str]) -> str:
-    """Return a name for the weights of the one of `sources` that was loaded.
+    """Return the name that files of version 1 first had for the one of `sources` that was loaded.
 
-    A local folder is named by a hash of its files, a model of the hub by the first hub id of
-    `sources`, since mirrors hold the same weights.
+    A small local folder is named by a hash of its files, a large one by their names and sizes, a
+    model of the hub by the first hub id of `sources`. `diffusion.content` names them by content.
     """
     folder = Path(source)
     if not folder.exists():
         return next(other for other in sources if not Path(other).exists())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with_content = sum(path.stat().st_size for path in files) < HASHED_BYTES
+    with_content = is_small(folder)
     digest = hashlib.sha256()
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -212,6 +235,12 @@ def weights_name(source: str, sources: Sequence[str]) -> str:
             continue  # download caches and the desktop's own files
         _hash_file(path, name, with_content, digest)
     return digest.hexdigest()
+
+
+def is_small(folder: Path) -> bool:
+    """Return whether the files of a folder have less than HASHED_BYTES together."""
+    sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(sizes) < HASHED_BYTES
 
 
 def _hash_file(path: Path, name: str, with_content: bool, digest) -> None:
