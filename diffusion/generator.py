@@ -232,7 +232,8 @@ class Generator:
 
     @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
-        pipeline = load_pipeline(source, revision, local_files_only)
+        where = source, revision, local_files_only
+        pipeline = load_pipeline(*where, self.device.type == "cuda", self.preset.name)
         pipeline.to(self._home, self.dtype)
         if self.device.type == "cuda":  # on a CPU sums would be rounded otherwise than before
             pipeline.vae.to(memory_format=torch.channels_last)
@@ -243,7 +244,7 @@ class Generator:
 
     @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
-        model = load_controlnet(source, revision, local_files_only)
+        model = load_controlnet(source, revision, local_files_only, self.preset.name)
         model.to(self._home, self.dtype, memory_format=torch.channels_last)
         self._prepare(model)
         names = Names(source, revision, self.preset.controlnet, {"controlnet": model})

@@ -19,6 +19,7 @@ import transformers
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from common.hub import announce_fetch, announce_weights, is_here, listing, weight_file
 from common.model_folders import (
     check_config,
     check_numbers,
@@ -29,6 +30,9 @@ from common.model_folders import (
     one_error,
 )
 
+NETWORK = "diffusion_pytorch_model"  # a file of weights of diffusers, without ending
+STEMS = (f"unet/{NETWORK}", f"vae/{NETWORK}", "text_encoder/model")  # of a pipeline's weights
+HALF = "fp16"  # in the names of files with weights in float16
 LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
 HASHED_BYTES = 200_000_000  # larger folders were named by the sizes of their files alone
 TEXT_FILES = (".json", ".md", ".txt")  # that Git may give the line ends of the machine
@@ -53,10 +57,16 @@ NOT_LOADED = (
 
 
 def load_pipeline(
-    source: str, revision: str | None, local_files_only: bool
+    source: str,
+    revision: str | None,
+    local_files_only: bool,
+    half: bool = False,
+    what: str = "text-to-image model",
 ) -> diffusers.StableDiffusionPipeline:
     """Load a text-to-image pipeline on the CPU, in float32 and without a safety checker.
 
+    half: it is going to compute in float16, and may be read from files of such weights. what: it is
+    called when it is fetched.
     Its files, classes and sizes are checked before a library makes any of it. Raises ValueError if
     they are refused or if weights are missing, OSError or ImportError for what cannot be read.
     """
@@ -66,12 +76,15 @@ def load_pipeline(
         index = diffusers.StableDiffusionPipeline.load_config(source, **where)
         check_index(index)
     _check_parts(index, source, folder, where)
+    if folder is None:
+        where["variant"] = fetched_variant(what, source, revision, local_files_only, half)
     encoder = _load_text_encoder(source, where)
     size = encoder.config.vocab_size
-    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **where)
+    read = {"revision": revision, "local_files_only": local_files_only}
+    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **read)
     with one_error("scheduler"):
         kind = getattr(diffusers, index["scheduler"][1])
-        scheduler = kind.from_pretrained(source, subfolder="scheduler", **where)
+        scheduler = kind.from_pretrained(source, subfolder="scheduler", **read)
     with one_error("unet or vae"):
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             source,
@@ -94,16 +107,41 @@ def load_pipeline(
 
 
 def load_controlnet(
-    source: str, revision: str | None, local_files_only: bool
+    source: str, revision: str | None, local_files_only: bool, what: str = "ControlNet"
 ) -> diffusers.ControlNetModel:
-    """Load a ControlNet on the CPU, in float32. Raises as `load_pipeline`."""
+    """Load a ControlNet on the CPU, in float32; as `load_pipeline`."""
     where = {"revision": revision, "local_files_only": local_files_only}
     folder = local_folder(source)
     with one_error("ControlNet"):
         _check_model(diffusers.ControlNetModel, source, folder, where)
+        if folder is None and not local_files_only:
+            announce_weights(what, source, revision, [NETWORK])
         model = diffusers.ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
         _refuse_missing("network", _without_data(model))
     return model
+
+
+def fetched_variant(
+    what: str, source: str, revision: str | None, local_files_only: bool, half: bool
+) -> str | None:
+    """Return which files of a pipeline of the hub are read, and say what has to be fetched.
+
+    Those are "fp16", half as large, if `half` and if the repository has them for all parts and not
+    all others are here already; otherwise None. Arguments as of `load_pipeline`.
+    """
+    plain = [f"{stem}.safetensors" for stem in STEMS]
+    small = [f"{stem}.{HALF}.safetensors" for stem in STEMS]
+    if all(is_here(source, revision, file) for file in plain):
+        return None
+    if half and all(is_here(source, revision, file) for file in small):
+        return HALF
+    if local_files_only:
+        return None
+    files = listing(source, revision)
+    halved = half and set(small) <= set(files)
+    chosen = small if halved else [weight_file(files, stem) for stem in STEMS]
+    announce_fetch(what, source, revision, {file: files.get(file, 0) for file in chosen})
+    return HALF if halved else None
 
 
 def check_index(index: object) -> None:

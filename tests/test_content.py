@@ -5,7 +5,6 @@ python -m pytest tests/test_content.py
 
 import dataclasses
 import shutil
-import stat
 
 import pytest
 import torch
@@ -117,6 +116,31 @@ def test_the_form_of_the_files_does_not_count(row, kept, tmp_path, form):
     model.save_pretrained(other, safe_serialization=form != "bin")
     own = dataclasses.replace(row, controlnet=(str(other),))
     assert Generator(own, "cpu")._controlnet[0].content == before
+
+
+def test_the_float16_files_of_the_hub_have_the_same_name(row, kept, tmp_path, monkeypatch):
+    before = Generator(row, "cpu")._names.content
+    halves = into_hub(tmp_path / "hub", row, monkeypatch)
+    snapshot = tmp_path / "hub" / "models--owner--generator" / "snapshots" / ("1" * 40)
+    for stem in loading.STEMS:
+        file = snapshot / f"{stem}.safetensors"
+        tensors = {name: tensor.half() for name, tensor in load_file(file).items()}
+        save_file(tensors, snapshot / f"{stem}.{loading.HALF}.safetensors", {"format": "pt"})
+        file.unlink()
+    read = loading.load_pipeline
+    monkeypatch.setattr(
+        "diffusion.generator.load_pipeline", lambda *where: read(*where[:3], True, where[4])
+    )
+    assert Generator(halves, "cpu")._names.content == before
+
+
+def test_an_old_file_of_a_controlnet_is_read_without_a_word(row, kept, tmp_path, capfd):
+    model = Generator(row, "cpu")._controlnet[1]
+    model.save_pretrained(tmp_path / "old", safe_serialization=False)
+    generator = Generator(dataclasses.replace(row, controlnet=(str(tmp_path / "old"),)), "cpu")
+    capfd.readouterr()
+    assert generator._controlnet[1] is not None
+    assert capfd.readouterr() == ("", "")
 
 
 def test_settings_count(row, kept, tmp_path):
