@@ -116,6 +116,11 @@ def join(device: str | None) -> ProcessGroup:
     return ProcessGroup("cpu" if cpu else str(state.device), state)
 
 
+def is_slow(device: str, parameters: int) -> bool:
+    """Return whether a photograph takes minutes: a model as large as Stable Diffusion on a CPU."""
+    return device == "cpu" and parameters > SMALL
+
+
 def worker_count(device: str, parameters: int) -> int:
     """Return how many workers to fork: one for each thread of PyTorch; 0 if one process is better
     or necessary.
