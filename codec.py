@@ -24,7 +24,7 @@ from bitstream import Stream
 from dataloaders import check_coded, check_sources
 from diffusion.candidates import LOSSES, Choice, Chooser, load_score
 from diffusion.execution import PLAIN, Execution
-from presets import Preset, PresetError, writer_of
+from presets import Preset, PresetError, refusal
 from prompt_inversion.options import PromptOptions
 from text_codec.prompt import NO_PROMPT, Prompt, PromptCodec
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from prompt_inversion.prompter import FoundPrompt
 
 PRESET_BITS = 4  # of the fingerprint
+# How the models of a file may be named, the one that is written first (docs/bitstream.md).
+NAMINGS = (("written", True), ("content", True), ("earlier", True), ("earlier", False))
 
 
 class DecodeError(ValueError):
@@ -110,7 +112,9 @@ class Decoder:
         self.preset, self.device = preset, device
         self.lam_sketch = preset.lam_sketch if lam_sketch is None else lam_sketch
         self.generator = load_generator(preset, device, execution)
-        self.prompt_codec = PromptCodec(self.generator.tokenizer, self.generator.longest_prompt)
+        prompts = self.generator.tokenizer, self.generator.longest_prompt
+        self._prompt_codecs = {words: PromptCodec(*prompts, words) for words in (True, False)}
+        self.prompt_codec = self._prompt_codecs[True]
 
     @cached_property
     def sketch_codec(self):
@@ -132,11 +136,11 @@ class Decoder:
 
     def conditions(self, stream: Stream, force: bool = False) -> Conditions:
         """Decode all layers of a stream. Raises as `decode`."""
-        self._check_writer(stream, force)
+        prompt_codec = self._prompt_codec_of(stream, force)
         self._check_sizes(stream, force)
         prompt, sketch, color = NO_PROMPT, None, None
         if stream.text is not None:
-            prompt = self.prompt_codec.decode(stream.text)
+            prompt = prompt_codec.decode(stream.text)
             self._check_prompt(prompt)
         if stream.sketch is not None:
             sketch = self.sketch_codec.decode(stream.sketch)
@@ -158,36 +162,32 @@ class Decoder:
             prompts, seeds, height, width, sketches or None, colors or None
         )
 
-    def fingerprint(self, sketch: bool, color: bool = False) -> int:
+    def fingerprint(
+        self, sketch: bool, color: bool = False, naming: str = "written", words: bool = True
+    ) -> int:
         """Return 16 bits that name the preset and the models of a stream.
 
         4 bits are the preset's number, 12 are of a hash. sketch, color: whether the stream has
-        these layers. Beside a sketch, colors may be dropped from a stream.
+        these layers. Beside a sketch, colors may be dropped from a stream. naming, words: of files
+        that are decoded too, NAMINGS.
         """
-        digest = hashlib.sha256(self.prompt_codec.digest)
-        digest.update(self.generator.identity(sketch=sketch, color=color))
+        digest = hashlib.sha256(self._prompt_codecs[words].digest)
+        digest.update(self.generator.identity(sketch, color, naming))
         digest.update(color_codec.identity())
         if sketch:
             digest.update(self.sketch_codec.digest)
         return self.preset.number << 12 | int.from_bytes(digest.digest()[:2], "big") >> PRESET_BITS
 
-    def _check_writer(self, stream: Stream, force: bool) -> None:
-        """Raise DecodeError if other models wrote the stream, unless `force`."""
-        here = self.fingerprint(stream.sketch is not None, stream.color is not None)
-        if force or here == stream.fingerprint:
-            return
-        writer = writer_of(stream.fingerprint)
-        if stream.fingerprint >> 12 != self.preset.number:
-            raise DecodeError(
-                f"the file was written with preset {writer}, not {self.preset.name}: decode it "
-                f"with `--preset {writer}`, or use --force to decode it anyway"
-            )
-        raise DecodeError(
-            f"the file was written with other weights of preset {writer} "
-            f"(fingerprint {stream.fingerprint:04x}, here {here:04x}): use the version of the "
-            "models that wrote it, name its sketch codec with `--lam_sketch FILE`, "
-            "or use --force to decode it anyway"
-        )
+    def _prompt_codec_of(self, stream: Stream, force: bool) -> PromptCodec:
+        """Return the codec of a stream's prompt; DecodeError for other models, unless `force`."""
+        layers = stream.sketch is not None, stream.color is not None
+        if stream.fingerprint >> 12 == self.preset.number:
+            for naming, words in NAMINGS:
+                if stream.fingerprint == self.fingerprint(*layers, naming, words):
+                    return self._prompt_codecs[words]
+        if force:
+            return self.prompt_codec
+        raise DecodeError(refusal(self.preset, self.fingerprint(*layers), stream.fingerprint))
 
     def _check_sizes(self, stream: Stream, force: bool) -> None:
         """Raise DecodeError for more pixels than any file of this preset has."""

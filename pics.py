@@ -144,7 +144,8 @@ def origin_of(encoder: "Encoder", job: Job) -> str:
 def decode(args: argparse.Namespace) -> int:
     """Decode a file or a folder; each file with the preset that wrote it unless one is named."""
     if execution(args) != PLAIN:  # broken files are refused without PyTorch
-        check(execution(args), choose_device(args.device))
+        args.device = choose_device(args.device)
+        check(execution(args), args.device)
     folder = args.photo if args.file.is_dir() else None
     jobs = file_jobs(args)
     with converting(folder, args.overwrite or args.force) as conversion:

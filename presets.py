@@ -294,6 +294,21 @@ def writer_of(fingerprint: int) -> str:
     return f"number {number} of a newer version"
 
 
+def refusal(row: Preset, here: int, written: int) -> str:
+    """Return why these models do not decode a file: its fingerprint is `written`, theirs `here`."""
+    writer = writer_of(written)
+    if written >> 12 != row.number:
+        return (
+            f"the file was written with preset {writer}, not {row.name}: decode it "
+            f"with `--preset {writer}`, or use --force to decode it anyway"
+        )
+    return (
+        f"the file was written with other weights of preset {writer} (fingerprint {written:04x}, "
+        f"here {here:04x}): use the version of the models that wrote it, name its sketch codec "
+        "with `--lam_sketch FILE`, or use --force to decode it anyway"
+    )
+
+
 def cure(preset: str) -> str:
     """Return what a user can do if a model of a preset is not available."""
     if preset == "tiny":

@@ -372,18 +372,28 @@ def one_error(what: str, *passing: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def quietly(*libraries) -> Iterator[None]:
-    """Show no progress bars and warnings while a model is loaded.
+    """Show no progress bars and messages of the libraries while a model is loaded.
 
+    What fails is raised, and the hub's downloads show their bars. Afterwards all is as before.
     libraries: the modules `utils.logging` of transformers and diffusers.
     """
-    levels = [logging.get_verbosity() for logging in libraries]
+    from huggingface_hub import utils as hub
+
+    before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
+    hidden = hub.are_progress_bars_disabled()
+    set_hub_bars = hub.disable_progress_bars if hidden else hub.enable_progress_bars
     for logging in libraries:
         logging.disable_progress_bar()
-        logging.set_verbosity_error()
+        # Errors too: one is logged for every model without .safetensors, and then .bin is read.
+        logging.set_verbosity(logging.CRITICAL)
+    set_hub_bars()  # transformers hides them with its own
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logging, level in zip(libraries, levels, strict=True):
+        for logging, (level, shown) in zip(libraries, before, strict=True):
             logging.set_verbosity(level)
+            if shown:
+                logging.enable_progress_bar()
+        set_hub_bars()

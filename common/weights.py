@@ -49,7 +49,7 @@ def from_mirrors(load: Load[Model], sources: Sequence[str], what: str, cure: str
     for source in sources:
         try:
             return _load_from(load, source)
-        except _load_errors() as error:
+        except load_errors() as error:
             reasons.append(f"  {source}: {_first_line(error)}")
     lines = [f"{what} could not be loaded; tried", *reasons, cure]
     raise UnavailableError("\n".join(lines).strip())
@@ -67,7 +67,7 @@ def _load_from(load: Load[Model], source: str) -> Model:
         return load(name, revision or None, False)
     try:
         return load(name, revision or None, True)
-    except _load_errors() as error:
+    except load_errors() as error:
         raise OSError(f"the hub cannot be reached; its cache: {_first_line(error)}") from error
 
 
@@ -79,7 +79,7 @@ def is_path(source: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", source) is None
 
 
-def _load_errors() -> tuple[type[BaseException], ...]:
+def load_errors() -> tuple[type[BaseException], ...]:
     """Return the errors that mean: this source is not available."""
     errors = [OSError, ValueError, ImportError, pickle.UnpicklingError]
     for module, name in LIBRARY_ERRORS.items():

@@ -19,6 +19,7 @@ from PIL import Image
 from common.libraries import lean
 from common.model_folders import one_error, quietly
 from common.weights import UnavailableError, from_mirrors
+from diffusion.content import Names
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
 from diffusion.execution import PLAIN, Execution
 from diffusion.image_to_image import ControlFromLatents, TextFromLatents
@@ -31,8 +32,10 @@ from diffusion.library import (
     diffusers,
     retrieve_latents,
 )
-from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline, weights_name
+from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline
 from presets import Preset, PresetError, cure
+
+NAMED_PARTS = ("unet", "vae", "text_encoder", "scheduler")
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -69,7 +72,7 @@ class Generator:
         self.execution = execution
         self.turns = self._make_turns()
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
-        self._source, self._text_pipeline = self._load(
+        self._names, self._text_pipeline = self._load(
             self._load_pipeline, preset.generator, "text-to-image model"
         )
         self.tokenizer = self._text_pipeline.tokenizer
@@ -206,15 +209,15 @@ class Generator:
         latents = retrieve_latents(vae.encode(pixels), sample_mode="argmax")
         return latents * vae.config.scaling_factor
 
-    def identity(self, sketch: bool = False, color: bool = False) -> bytes:
+    def identity(self, sketch: bool = False, color: bool = False, naming: str = "written") -> bytes:
         """Return 32 bytes that name all that an image depends on: models and settings.
 
         They are part of the stream's fingerprint. sketch, color: whether the stream has them; a
-        ControlNet that gets one of them is included, with its sampler.
+        ControlNet that gets one of them is included, with its sampler. naming: which of `Names`.
         """
         row = self.preset
         parts = [
-            self._model_name,
+            getattr(self._names, naming),
             row.steps,
             row.guidance,
             row.suffix,
@@ -222,18 +225,11 @@ class Generator:
             row.color_strength,
         ]
         if sketch or (color and takes_color(row.control)):
-            parts += [self._controlnet_name, row.control, row.control_scale, row.sketch_sampler]
+            parts += [getattr(self._controlnet[0], naming), row.control]
+            parts += [row.control_scale, row.sketch_sampler]
         else:
             parts += [row.sampler]
         return hashlib.sha256(repr(parts).encode()).digest()
-
-    @cached_property
-    def _model_name(self) -> str:
-        return weights_name(self._source, self.preset.generator)
-
-    @cached_property
-    def _controlnet_name(self) -> str:
-        return weights_name(self._controlnet[0], self.preset.controlnet)
 
     @lean()
     def _load(self, load: Callable, sources: Sequence[str], what: str):
@@ -243,19 +239,23 @@ class Generator:
 
     @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
-        pipeline = load_pipeline(source, revision, local_files_only)
+        where = source, revision, local_files_only
+        pipeline = load_pipeline(*where, self.device.type == "cuda", self.preset.name)
         pipeline.to(self._home, self.dtype)
         if self.device.type == "cuda":  # on a CPU sums would be rounded otherwise than before
             pipeline.vae.to(memory_format=torch.channels_last)
         self._prepare(pipeline.unet)
-        return source, self._with_sampler(pipeline, self.preset.sampler)
+        pipeline = self._with_sampler(pipeline, self.preset.sampler)
+        models = {part: getattr(pipeline, part) for part in NAMED_PARTS}
+        return Names(source, revision, self.preset.generator, models), pipeline
 
     @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
-        model = load_controlnet(source, revision, local_files_only)
+        model = load_controlnet(source, revision, local_files_only, self.preset.name)
         model.to(self._home, self.dtype, memory_format=torch.channels_last)
         self._prepare(model)
-        return source, model
+        names = Names(source, revision, self.preset.controlnet, {"controlnet": model})
+        return names, model
 
     def _make_turns(self):
         if self.execution.memory != "low":
@@ -279,19 +279,19 @@ class Generator:
             self.turns.add("unet", model)
 
     @cached_property
-    def _controlnet(self) -> tuple[str, ControlNetModel]:
-        """Return the source and the model. Raises PresetError if it takes other channels."""
+    def _controlnet(self) -> tuple[Names, ControlNetModel]:
+        """Return its names and the model. Raises PresetError if it takes other channels."""
         row = self.preset
-        source, model = self._load(self._load_controlnet, row.controlnet, "ControlNet")
+        names, model = self._load(self._load_controlnet, row.controlnet, "ControlNet")
         given = control_channels(row.control)
         taken = model.config.conditioning_channels
         if given != taken:
             raise PresetError(
-                f"preset {row.name}: the ControlNet {source} takes {taken} channels, "
+                f"preset {row.name}: the ControlNet {names.source} takes {taken} channels, "
                 f'but control "{row.control}" gives {given}: change one of the two'
             )
         self._sampler(row.sketch_sampler)  # before the first image
-        return source, model
+        return names, model
 
     def _pipeline(self, kind: type):
         """Return the pipeline of a class of diffusers, made once of the loaded models."""

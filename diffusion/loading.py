@@ -8,12 +8,14 @@ numbers and only reports it; diffusers leaves them on the "meta" device. Both ar
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from common.hub import announce_fetch, announce_weights, is_here, listing, weight_file
 from common.libraries import without_draws
 from common.model_folders import (
     check_config,
@@ -35,8 +37,11 @@ from diffusion.library import (
     transformers_logging,
 )
 
+NETWORK = "diffusion_pytorch_model"  # a file of weights of diffusers, without ending
+STEMS = (f"unet/{NETWORK}", f"vae/{NETWORK}", "text_encoder/model")  # of a pipeline's weights
+HALF = "fp16"  # in the names of files with weights in float16
 LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
-HASHED_BYTES = 200_000_000  # the files of larger folders are named by their sizes alone
+HASHED_BYTES = 200_000_000  # larger folders were named by the sizes of their files alone
 TEXT_FILES = (".json", ".md", ".txt")  # that Git may give the line ends of the machine
 MOST_IN_SCHEDULER = 100_000  # of the whole numbers in its configuration
 # The parts of a model and their classes. Others (a safety checker) are named and not loaded.
@@ -46,6 +51,11 @@ PARTS = {
     "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
+# Pipelines of Stable Diffusion 1 and 2, and what those of later families have beside it.
+FAMILY = "StableDiffusion(?!XL|3)|LatentConsistencyModel"
+OTHER_PARTS = ("text_encoder_2", "transformer")
+OTHER_CONDITIONS = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type")
+ONLY = "only models of the family of Stable Diffusion 1 and 2 can be drawn with"
 NOT_LOADED = (
     [None, None],
     ["stable_diffusion", "StableDiffusionSafetyChecker"],
@@ -54,10 +64,16 @@ NOT_LOADED = (
 
 
 def load_pipeline(
-    source: str, revision: str | None, local_files_only: bool
+    source: str,
+    revision: str | None,
+    local_files_only: bool,
+    half: bool = False,
+    what: str = "text-to-image model",
 ) -> StableDiffusionPipeline:
     """Load a text-to-image pipeline on the CPU, in float32 and without a safety checker.
 
+    half: it is going to compute in float16, and may be read from files of such weights. what: it is
+    called when it is fetched.
     Its files, classes and sizes are checked before a library makes any of it. Raises ValueError if
     they are refused or if weights are missing, OSError or ImportError for what cannot be read.
     """
@@ -67,12 +83,15 @@ def load_pipeline(
         index = StableDiffusionPipeline.load_config(source, **where)
         check_index(index)
     _check_parts(index, source, folder, where)
+    if folder is None:
+        where["variant"] = fetched_variant(what, source, revision, local_files_only, half)
     encoder = _load_text_encoder(source, where)
     size = encoder.config.vocab_size
-    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **where)
+    read = {"revision": revision, "local_files_only": local_files_only}
+    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **read)
     with one_error("scheduler"):
         kind = getattr(diffusers, index["scheduler"][1])
-        scheduler = kind.from_pretrained(source, subfolder="scheduler", **where)
+        scheduler = kind.from_pretrained(source, subfolder="scheduler", **read)
     with one_error("unet or vae"):
         pipeline = StableDiffusionPipeline.from_pretrained(
             source,
@@ -94,15 +113,42 @@ def load_pipeline(
     return pipeline
 
 
-def load_controlnet(source: str, revision: str | None, local_files_only: bool) -> ControlNetModel:
-    """Load a ControlNet on the CPU, in float32. Raises as `load_pipeline`."""
+def load_controlnet(
+    source: str, revision: str | None, local_files_only: bool, what: str = "ControlNet"
+) -> ControlNetModel:
+    """Load a ControlNet on the CPU, in float32; as `load_pipeline`."""
     where = {"revision": revision, "local_files_only": local_files_only}
     folder = local_folder(source)
     with one_error("ControlNet"):
         _check_model(ControlNetModel, source, folder, where)
+        if folder is None and not local_files_only:
+            announce_weights(what, source, revision, [NETWORK])
         model = ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
         _refuse_missing("network", _without_data(model))
     return model
+
+
+def fetched_variant(
+    what: str, source: str, revision: str | None, local_files_only: bool, half: bool
+) -> str | None:
+    """Return which files of a pipeline of the hub are read, and say what has to be fetched.
+
+    Those are "fp16", half as large, if `half` and if the repository has them for all parts and not
+    all others are here already; otherwise None. Arguments as of `load_pipeline`.
+    """
+    plain = [f"{stem}.safetensors" for stem in STEMS]
+    small = [f"{stem}.{HALF}.safetensors" for stem in STEMS]
+    if all(is_here(source, revision, file) for file in plain):
+        return None
+    if half and all(is_here(source, revision, file) for file in small):
+        return HALF
+    if local_files_only:
+        return None
+    files = listing(source, revision)
+    halved = half and set(small) <= set(files)
+    chosen = small if halved else [weight_file(files, stem) for stem in STEMS]
+    announce_fetch(what, source, revision, {file: files.get(file, 0) for file in chosen})
+    return HALF if halved else None
 
 
 def check_index(index: object) -> None:
@@ -112,6 +158,7 @@ def check_index(index: object) -> None:
     """
     if not isinstance(index, dict) or not isinstance(index.get("_class_name", ""), str):
         raise ValueError('it must be an object whose "_class_name" is the name of one pipeline')
+    _check_family(index)
     for part, named in index.items():
         if isinstance(named, list) and named not in NOT_LOADED:
             _check_class(part, named)
@@ -122,6 +169,19 @@ def check_index(index: object) -> None:
     named = index.get("scheduler")
     if not isinstance(named, list) or named[0] != "diffusers" or not _is_scheduler(named[1]):
         raise ValueError(f"scheduler is {named}: it must be a scheduler of diffusers")
+
+
+def _check_family(index: dict) -> None:
+    """Raise ValueError for a pipeline that is not of Stable Diffusion 1 or 2.
+
+    Later families have other classes, a second text encoder or a transformer
+    (https://huggingface.co/docs/diffusers/api/pipelines/overview).
+    """
+    name = index.get("_class_name", "StableDiffusionPipeline")
+    parts = [part for part in OTHER_PARTS if index.get(part) not in (None, [None, None])]
+    if parts or not re.match(FAMILY, name):
+        held = f" with {parts[0]}" if parts else ""
+        raise ValueError(f"it is a {name}{held}: {ONLY}")
 
 
 def _check_class(part: str, named: list) -> None:
@@ -158,6 +218,9 @@ def _check_model(kind: type, source: str, folder: Path | None, where: dict) -> N
     """Check the configuration of a model of diffusers. Raises as `check_size`."""
     config = kind.load_config(source, **where)
     check_config(config)
+    others = [name for name in OTHER_CONDITIONS if config.get(name)]
+    if others:
+        raise ValueError(f"its config has {others[0]}: {ONLY}")
     check_size(folder, partial(kind.from_config, config))
 
 
@@ -200,16 +263,16 @@ def _refuse_missing(part: str, missing: Sequence[str]) -> None:
 
 
 def weights_name(source: str, sources: Sequence[str]) -> str:
-    """Return a name for the weights of the one of `sources` that was loaded.
+    """Return the name that files of version 1 first had for the one of `sources` that was loaded.
 
-    A local folder is named by a hash of its files, a model of the hub by the first hub id of
-    `sources`, since mirrors hold the same weights.
+    A small local folder is named by a hash of its files, a large one by their names and sizes, a
+    model of the hub by the first hub id of `sources`. `diffusion.content` names them by content.
     """
     folder = Path(source)
     if not folder.exists():
         return next(other for other in sources if not Path(other).exists())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with_content = sum(path.stat().st_size for path in files) < HASHED_BYTES
+    with_content = is_small(folder)
     digest = hashlib.sha256()
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -217,6 +280,12 @@ def weights_name(source: str, sources: Sequence[str]) -> str:
             continue  # download caches and the desktop's own files
         _hash_file(path, name, with_content, digest)
     return digest.hexdigest()
+
+
+def is_small(folder: Path) -> bool:
+    """Return whether the files of a folder have less than HASHED_BYTES together."""
+    sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(sizes) < HASHED_BYTES
 
 
 def _hash_file(path: Path, name: str, with_content: bool, digest) -> None:

@@ -39,6 +39,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -133,6 +134,12 @@ class ProgressMonitor:
             self.waiting.pop(name, None)
         self.bar.update(len(done) + len(failed))
 
+    def tell_pace(self, seconds: float, images: int) -> None:
+        """Say how long an image takes, as measured on the first batch."""
+        minutes = seconds / images / 60
+        with self.bar.external_write_mode(sys.stderr):
+            complain(f"on this CPU: {minutes:.2g} minutes an image, measured on the first {images}")
+
     def watch(self) -> None:
         """Wait until the other processes are through."""
         while self.waiting:
@@ -149,9 +156,12 @@ def work(run: Run, batch_size: int) -> None:
                 pass
             return
         monitor = ProgressMonitor(run.folder, run.samples.names)
+        begun = time.perf_counter()
         with contextlib.closing(monitor.bar):
-            for _ in done:
+            for number, _ in enumerate(done):
                 monitor.refresh()
+                if run.slow and number == 0:
+                    monitor.tell_pace(time.perf_counter() - begun, len(parts[0]))
             monitor.watch()
 
 

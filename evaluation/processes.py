@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from common.device import choose_device
+from common.device import choose_device, usable_gpus
 
 LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
 SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
@@ -97,21 +97,28 @@ def join(device: str | None) -> ProcessGroup:
                 file=sys.stderr,
             )
         return ProcessGroup(choose_device(device))
-    import torch
     from accelerate import PartialState
 
     if device not in (None, "cpu"):
         raise ValueError(
             f"--device {device} with several processes: each takes its own GPU, so leave it out"
         )
-    cpu = device == "cpu" or not torch.cuda.is_available()
-    gpus, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not cpu and wanted > gpus:
+    gpus, reason = ([], "") if device == "cpu" else usable_gpus()
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpus and wanted > len(gpus):
         raise ValueError(
-            f"{wanted} processes for {gpus} GPUs: start one per GPU, or add --device cpu"
+            f"{wanted} processes for {len(gpus)} GPUs: start one per GPU, or add --device cpu"
         )
+    if reason and is_rank_0():
+        print(f"device: cpu: {reason}", file=sys.stderr)
+    cpu = not gpus
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     return ProcessGroup("cpu" if cpu else str(state.device), state)
+
+
+def is_slow(device: str, parameters: int) -> bool:
+    """Return whether a photograph takes minutes: a model as large as Stable Diffusion on a CPU."""
+    return device == "cpu" and parameters > SMALL
 
 
 def worker_count(device: str, parameters: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from codec import Encoder
+from common.files import complain
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from diffusion.execution import Execution, check
@@ -17,7 +18,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.flags import KID_SUBSETS, encoder_config, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.overlap import overlap_threads
-from evaluation.processes import ProcessGroup, join, worker_count
+from evaluation.processes import ProcessGroup, is_slow, join, worker_count
 from evaluation.timing import Stopwatch
 from metrics import MetricSet, Tools, Unavailable, is_per_image
 from metrics.baselines import Codec, load_codec
@@ -39,6 +40,7 @@ class Run:
     workers: int  # that do images side by side; 0: this process does them
     before: dict  # summary.json of an earlier start, if nothing is left
     threads: int = 0  # that do the CPU's work beside a GPU's; 0: none
+    slow: bool = False  # an image takes minutes
 
 
 def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -> Run:
@@ -75,7 +77,11 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
         claim(folder, settings, [samples.names[i] for i in todo], args.overwrite)
     group.barrier(folder)
     threads = threads_for(group.device, config.execution)
-    return Run(method, folder, samples, todo, group, evaluator, metrics, workers, before, threads)
+    slow = encoder is not None and is_slow(group.device, encoder.decoder.generator.parameters)
+    if slow and group.is_rank_0:
+        complain(f"{args.preset.name} on a CPU: minutes an image, said after the first batch")
+    parts = group, evaluator, metrics, workers, before, threads, slow
+    return Run(method, folder, samples, todo, *parts)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from common.hub import announce_weights
 from common.libraries import without_draws
 from common.model_folders import check_transformers, local_folder, one_error
 from common.weights import from_mirrors
@@ -59,6 +60,8 @@ def load_model(
     folder = local_folder(source)
     with one_error(what), without_draws():
         check_transformers(kind, source, folder, **where)
+        if folder is None and not where.get("local_files_only"):
+            announce_weights(what, source, where.get("revision"), ["model", "pytorch_model"])
         model, report = kind.from_pretrained(source, dtype=dtype, **options)
         model = model.eval().requires_grad_(False).to(device)
     missing = sorted([*report["missing_keys"], *report["mismatched_keys"]])

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import socket
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -244,6 +245,13 @@ def test_the_root_is_the_project():
     assert (ROOT / "common" / "files.py").is_file()
 
 
+class Properties(NamedTuple):
+    """What PyTorch tells of a GPU."""
+
+    name: str
+    total_memory: float
+
+
 @pytest.mark.parametrize(
     ("gpus", "asked", "chosen"),
     [
@@ -254,9 +262,16 @@ def test_the_root_is_the_project():
         (2, "cuda:1", "cuda:1"),
     ],
 )
-def test_devices(monkeypatch, gpus, asked, chosen):
+def test_devices(monkeypatch, capsys, gpus, asked, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties("A100", 80e9))
     assert choose_device(asked) == chosen
+    said = capsys.readouterr().err
+    if asked:
+        assert said == ""
+    else:
+        assert said.startswith("device: cuda: A100, 80 GB\n" if gpus else "device: cpu: ")
 
 
 def test_a_device_that_is_not_there(monkeypatch):
@@ -264,6 +279,7 @@ def test_a_device_that_is_not_there(monkeypatch):
     with pytest.raises(ValueError, match="device 'cuda' is not available: this machine has cpu"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     with pytest.raises(ValueError, match="this machine has cpu, cuda, cuda:0"):
         choose_device("cuda:1")
 

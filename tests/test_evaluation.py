@@ -12,13 +12,14 @@ import time
 
 import numpy as np
 import pytest
-from helpers.stub_run import run, stub
+from helpers.stub_run import StubDecoder, run, stub
 from PIL import Image
 
 from codec import EncoderConfig
 from common.files import ROOT, png, write
 from dataloaders import Samples
 from diffusion.execution import Execution
+from evaluation import processes
 from evaluation.flags import (
     baseline_names,
     encoder_config,
@@ -189,6 +190,22 @@ def test_the_comparison_stands_at_the_end_of_a_run(tmp_path, monkeypatch, capsys
     output = capsys.readouterr()
     assert "PICS on CLIC2021              the paper   this run" in output.err.splitlines()
     assert json.loads(output.out)["images"] == 1
+
+
+@pytest.mark.parametrize("parameters", [processes.SMALL, processes.SMALL + 1])
+def test_a_large_model_on_a_cpu_says_how_long_an_image_takes(
+    samples, tmp_path, monkeypatch, capsys, parameters
+):
+    stub(monkeypatch.setattr, pause_s=0.6)
+    monkeypatch.setattr(StubDecoder.generator, "parameters", parameters)
+    assert run(tmp_path / "photos", tmp_path / "out", "--batch_size", "1") == 0
+    lines = capsys.readouterr().err.splitlines()
+    before = [line for line in lines if "on a CPU: minutes an image" in line]
+    measured = [line for line in lines if "minutes an image, measured on the first 1" in line]
+    slow = parameters > processes.SMALL
+    assert len(before) == len(measured) == slow
+    for line in measured:
+        assert float(line.split("CPU: ")[1].split()[0]) >= 0.01
 
 
 @pytest.mark.parametrize(

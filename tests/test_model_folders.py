@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def own(models, tmp_path):
 def encode(folder: Path) -> int:
     """Run `pics.py encode` with a folder's models."""
     words = ["encode", str(folder / "photo.png"), str(folder.parent / "out.pics"), "--no_sketch"]
-    return pics.main([*words, "--preset", str(folder), "--N", "1"])
+    return pics.main([*words, "--preset", str(folder), "--N", "1", "--device", "cpu"])
 
 
 def load_all(folder: Path) -> None:
@@ -175,6 +176,27 @@ def test_the_index_of_published_models_is_taken(models):
         "_diffusers_version": "0.8.0",
     }
     check_index(index)
+
+
+def test_other_families_are_refused_before_anything_large_is_read(own, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(model_folders, "held_by", fail)
+    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    for name, more in (("StableDiffusionXLPipeline", second), ("FluxPipeline", {})):
+        edit(INDEX, partial(dict.update, _class_name=name, **more), own)
+        with pytest.raises(UnavailableError, match=f"json: it is a {name}.*: only models of the f"):
+            load_generator(get_preset(own), "cpu")
+
+
+@pytest.mark.parametrize("part", ["generator/unet", "controlnet"])
+def test_a_network_of_another_family_is_refused(own, part):
+    edit(
+        f"{part}/config.json", lambda content: content.update(addition_embed_type="text_time"), own
+    )
+    with pytest.raises(UnavailableError, match=r"its config has addition_embed_type: only models"):
+        load_all(own)
 
 
 def test_a_folder_of_too_many_files(tmp_path, monkeypatch):

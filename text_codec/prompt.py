@@ -33,11 +33,11 @@ class PromptCodec:
     """Token ids or a text <-> bytes.
 
     tokenizer: a CLIPTokenizer. max_tokens: of a text, the most that the generator takes; the rest
-    is sent but unused.
+    is sent but unused. words: as in `token_subset`.
     """
 
-    def __init__(self, tokenizer, max_tokens: int):
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+    def __init__(self, tokenizer, max_tokens: int, words: bool = True):
+        self.tokenizer, self.max_tokens, self.words = tokenizer, max_tokens, words
         self.subset = cache(self._subset)
 
     def encode_ids(self, ids: Sequence[int]) -> bytes:
@@ -80,7 +80,7 @@ class PromptCodec:
     def _subset(self, bits: int) -> tuple[int, ...] | None:
         """Return the ids of the 2**bits most useful tokens; None if the tokenizer has fewer."""
         try:
-            return tuple(token_subset(self.tokenizer, bits))
+            return tuple(token_subset(self.tokenizer, bits, self.words))
         except ValueError:
             return None
 

@@ -20,7 +20,7 @@ CLIP_WORDS = Path(__file__).with_name("clip_words.txt")
 SHORTEST_WORD = 2  # letters of a token that counts as a word
 
 
-def token_subset(tokenizer, bits: int) -> list[int]:
+def token_subset(tokenizer, bits: int, words: bool = True) -> list[int]:
     """Return the ids of the 2**bits most useful tokens, ascending; the same for everyone who has
     the tokenizer.
 
@@ -29,9 +29,10 @@ def token_subset(tokenizer, bits: int) -> list[int]:
     what is most frequent first, so ids rise as frequency falls. A file need not say which tokens
     are meant: the digest of all subsets is part of its fingerprint (`PromptCodec.digest`).
 
-    Raises ValueError if the tokenizer has fewer printable tokens.
+    words: False: without CLIP_WORDS, as in the first files. Raises ValueError if the tokenizer has
+    fewer printable tokens.
     """
-    ranked = _by_use(tokenizer)
+    ranked = _by_use(tokenizer, words)
     if not 0 <= bits < 32 or 1 << bits > len(ranked):
         raise ValueError(
             f"a subset of 2^{bits} tokens: there are {len(ranked)} printable tokens to choose from"
@@ -40,16 +41,16 @@ def token_subset(tokenizer, bits: int) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _by_use(tokenizer) -> list[int]:
+def _by_use(tokenizer, words: bool) -> list[int]:
     """Return all printable ids, most useful first; cached, for it takes a while to decode 49,408
     tokens.
     """
     ids = printable_ids(tokenizer)
-    rank = {token_id: position for position, token_id in enumerate(ranked_ids(tokenizer))}
+    rank = {token_id: position for position, token_id in enumerate(ranked_ids(tokenizer, words))}
     tokens = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
-    words = {token_id for token_id, token in tokens.items() if _is_word(token)}
+    whole = {token_id for token_id, token in tokens.items() if _is_word(token)}
     return sorted(
-        ids, key=lambda token_id: (rank.get(token_id, len(rank)), token_id not in words, token_id)
+        ids, key=lambda token_id: (rank.get(token_id, len(rank)), token_id not in whole, token_id)
     )
 
 
@@ -58,15 +59,15 @@ def _is_word(token: str) -> bool:
     return letters != token and len(letters) >= SHORTEST_WORD and letters.isalpha()
 
 
-def ranked_ids(tokenizer) -> list[int]:
+def ranked_ids(tokenizer, words: bool = True) -> list[int]:
     """Return the ids of the tokens that are known to be useful, most useful first.
 
     First those that searches found useful, `rankings`; then the whole words of CLIP_WORDS, if the
-    vocabulary is CLIP's. Empty for an unknown vocabulary.
+    vocabulary is CLIP's (not with words=False). Empty for an unknown vocabulary.
     """
     name = name_of(tokenizer)
     ids = list(rankings().get(name, ()))
-    if name == CLIP_VOCABULARY:
+    if words and name == CLIP_VOCABULARY:
         vocabulary = tokenizer.get_vocab()
         ids += [vocabulary[f"{word}</w>"] for word in clip_words()]
     return list(dict.fromkeys(ids))

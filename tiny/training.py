@@ -35,8 +35,13 @@ def parser(description: str, run: str, seconds: float) -> argparse.ArgumentParse
     add("--seconds", type=float, default=seconds, help=help_seconds)
     add("--seed", type=int, default=0, help="random seed")
     help_device = "cpu, cuda or cuda:N (default: a GPU if there is one)"
-    add("--device", type=torch.device, default=choose_device(None), help=help_device)
+    add("--device", type=_device, default="", help=help_device)
     return flags
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of a flag; "": the default. Raises ValueError if it is not available."""
+    return torch.device(choose_device(name or None))
 
 
 class Run:
