@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitstream import MAX_CODED_SIDE
-from common.model_folders import read_json
 from common.weights import is_path
+from pretrained.model_folders import read_json
 
 BUNDLE = Path(__file__).resolve().parent / "tiny" / "bundle"
 NEGATIVE_PROMPT = (

@@ -32,9 +32,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from common.libraries import training_packages
 from common.weights import UnavailableError
 from models_ntc.limits import LAMBDAS, ZOO
+from pretrained.libraries import training_packages
 
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
 LARGEST_SEED = 2**31 - 1

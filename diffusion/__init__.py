@@ -35,9 +35,9 @@ def load_tokenizer(preset: Preset) -> CLIPTokenizer | FileTokenizer:
     Of a local folder with a tokenizer.json it is a FileTokenizer, which needs no transformers.
     Raises UnavailableError if no source of it can be loaded.
     """
-    from common.model_folders import clip_tokenizer, local_folder, one_error
     from common.weights import from_mirrors
     from presets import cure
+    from pretrained.model_folders import clip_tokenizer, local_folder, one_error
     from text_codec.tokenizer_file import FileTokenizer
 
     def load(

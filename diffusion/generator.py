@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.libraries import lean
-from common.model_folders import one_error, quietly
 from common.weights import UnavailableError, from_mirrors
 from diffusion.content import Names
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
@@ -34,6 +32,8 @@ from diffusion.library import (
 )
 from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline
 from presets import Preset, PresetError, cure
+from pretrained.libraries import lean
+from pretrained.model_folders import one_error, quietly
 
 NAMED_PARTS = ("unet", "vae", "text_encoder", "scheduler")
 

@@ -3,7 +3,7 @@
 from diffusion.library import StableDiffusionPipeline
 """
 
-from common.libraries import lean
+from pretrained.libraries import lean
 
 with lean():
     import diffusers

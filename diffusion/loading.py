@@ -15,17 +15,6 @@ from pathlib import Path
 
 import torch
 
-from common.hub import announce_fetch, announce_weights, is_here, listing, weight_file
-from common.libraries import without_draws
-from common.model_folders import (
-    check_config,
-    check_numbers,
-    check_size,
-    check_transformers,
-    clip_tokenizer,
-    local_folder,
-    one_error,
-)
 from diffusion.library import (
     CLIPTextModel,
     ControlNetModel,
@@ -35,6 +24,17 @@ from diffusion.library import (
     diffusers_logging,
     transformers,
     transformers_logging,
+)
+from pretrained.hub import announce_fetch, announce_weights, is_here, listing, weight_file
+from pretrained.libraries import without_draws
+from pretrained.model_folders import (
+    check_config,
+    check_numbers,
+    check_size,
+    check_transformers,
+    clip_tokenizer,
+    local_folder,
+    one_error,
 )
 
 NETWORK = "diffusion_pytorch_model"  # a file of weights of diffusers, without ending

@@ -21,9 +21,9 @@ from functools import cache
 import numpy as np
 from einops import rearrange
 
-from common.libraries import training_packages
 from common.weights import fetch_checkpoint
 from metrics.formats import Codec
+from pretrained.libraries import training_packages
 
 ZOO = (
     "bmshj2018-factorized",

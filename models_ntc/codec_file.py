@@ -25,7 +25,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from common.files import printable, write
-from common.libraries import training_packages
 from models_ntc.errors import CodecFileError, refusing
 from models_ntc.networks import (
     coding_network,
@@ -46,6 +45,7 @@ from models_ntc.schema import (
 )
 from models_ntc.sketch_hyperprior import SketchHyperprior
 from models_ntc.torch_file import TorchFile, open_torch_file
+from pretrained.libraries import training_packages
 
 KIND = "sketch codec"
 MOST_HEADER = 2**22  # bytes of a safetensors file before its tensors; ours have 10 to 50 kB

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from common.libraries import training_packages, without_memory
 from models_ntc.limits import MODEL, ZOO
 from models_ntc.sketch_hyperprior import (
     DECODER_PARTS,
@@ -19,6 +18,7 @@ from models_ntc.sketch_hyperprior import (
     SketchHyperprior,
     SketchHyperpriorConfig,
 )
+from pretrained.libraries import training_packages, without_memory
 
 ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
 

@@ -14,8 +14,8 @@ from os import PathLike
 import numpy as np
 import torch
 
-from common.libraries import lean
-from common.model_folders import check_processor, one_error, quietly
+from pretrained.libraries import lean
+from pretrained.model_folders import check_processor, one_error, quietly
 from prompt_inversion.loading import load_first, load_model
 
 with lean():

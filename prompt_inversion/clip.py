@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.libraries import lean
-from common.model_folders import clip_tokenizer, one_error, quietly
+from pretrained.libraries import lean
+from pretrained.model_folders import clip_tokenizer, one_error, quietly
 from prompt_inversion.loading import load_first, load_model
 from prompt_inversion.pixels import Processor, load_processor
 from text_codec.vocabulary import printable_ids

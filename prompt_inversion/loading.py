@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import torch
 
-from common.hub import announce_weights
-from common.libraries import without_draws
-from common.model_folders import check_transformers, local_folder, one_error
 from common.weights import from_mirrors
 from presets import cure
+from pretrained.hub import announce_weights
+from pretrained.libraries import without_draws
+from pretrained.model_folders import check_transformers, local_folder, one_error
 
 Model = TypeVar("Model")
 

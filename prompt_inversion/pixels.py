@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from common.libraries import lean
-from common.model_folders import MAX_PROCESSOR_SIDE, check_numbers
+from pretrained.libraries import lean
+from pretrained.model_folders import MAX_PROCESSOR_SIDE, check_numbers
 
 with lean():
     from transformers import ImageProcessingMixin

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.libraries import lean
+from pretrained.libraries import lean
 from prompt_inversion.clip import Clip
 from prompt_inversion.published import PublishedTokens
 from prompt_inversion.tokens import Tokens

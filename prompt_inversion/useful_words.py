@@ -32,8 +32,8 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from common.model_folders import clip_tokenizer, quietly
 from common.weights import UnavailableError
+from pretrained.model_folders import clip_tokenizer, quietly
 from prompt_inversion.clip import Clip
 from text_codec.vocabulary import (
     CLIP_VOCABULARY,

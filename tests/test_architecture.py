@@ -8,11 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {
-    5: "benchmarks",
-    4: "eval_PIC eval_PICS pics report train_compressai generate_sketches tiny scripts",
-    3: "evaluation codec reporting",
-    2: "annotator prompt_inversion models_ntc diffusion color_codec",  # the components
-    1: "text_codec metrics presets dataloaders",
+    6: "benchmarks",
+    5: "eval_PIC eval_PICS pics report train_compressai generate_sketches tiny scripts",
+    4: "evaluation codec reporting",
+    3: "annotator prompt_inversion models_ntc diffusion color_codec",  # the components
+    2: "text_codec metrics presets dataloaders",
+    1: "pretrained",
     0: "common bitstream",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -11,9 +11,9 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
-from common import hub
-from common.model_folders import quietly
 from diffusion.loading import HALF, NETWORK, STEMS, fetched_variant
+from pretrained import hub
+from pretrained.model_folders import quietly
 
 MAIN = {f"{stem}.safetensors": 1_000_000_000 for stem in STEMS}
 SMALL = {f"{stem}.{HALF}.safetensors": 500_000_000 for stem in STEMS}

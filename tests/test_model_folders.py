@@ -23,13 +23,13 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import pics  # noqa: E402
-from common import model_folders  # noqa: E402
-from common.model_folders import check_folder, check_size, clip_tokenizer, one_error  # noqa: E402
 from common.weights import UnavailableError  # noqa: E402
 from diffusion import load_generator, load_tokenizer  # noqa: E402
 from diffusion.loading import check_index  # noqa: E402
 from evaluation.timing import peak_memory, reset_peak_memory  # noqa: E402
 from presets import PresetError, get_preset  # noqa: E402
+from pretrained import model_folders  # noqa: E402
+from pretrained.model_folders import check_folder, check_size, clip_tokenizer, one_error  # noqa: E402
 from prompt_inversion.clip import load_clip  # noqa: E402
 
 MOST_SECONDS = 2

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from common.libraries import without_memory
+from pretrained.libraries import without_memory
 
 MAX_FILES = 2000  # of a folder and the folders in it
 MAX_CONFIG_BYTES = 1_000_000  # of a JSON file

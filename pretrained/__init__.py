@@ -1,0 +1,1 @@
+"""Models of others, loaded with little trust and little time: folders, hub, libraries."""
