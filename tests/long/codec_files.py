@@ -3,7 +3,7 @@
     python tests/long/codec_files.py --mutants 100000 --processes 2   # hours
     python tests/long/codec_files.py --mutants 2000                   # minutes
 
-Every fifth mutant is a checkpoint of a training; the others are codec files of all forms. Mutant i
+Every fifth mutant (--every) is a checkpoint of a training; the others are codec files of all forms. Mutant i
 is a function of --seed and i. Progress goes to stderr; stdout gets a Markdown table and, as its
 last line, JSON. The exit status is 1 if a mutant ends in anything but a codec or a CodecFileError
 that names the file, takes over 2 s of processor time, or a process grows by over 500 MiB.
@@ -24,7 +24,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHUNK = 200  # mutants that a process does at a time
-CHECKPOINTS = 5  # every so many mutants is a checkpoint
 MOST_SECONDS, MOST_MEBIBYTES = 2.0, 500.0
 OUTCOMES = ("CodecFileError", "read")
 
@@ -54,6 +53,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mutants", type=int, default=2000, help="number of damaged files")
     parser.add_argument("--processes", type=int, default=1, help="number of processes")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument(
+        "--every", type=int, default=5, help="one mutant in so many is a checkpoint"
+    )
     return parser.parse_args(argv)
 
 
@@ -86,14 +88,14 @@ class Worker:
             self.reader.read(suffix, data)
         self.memory = Memory()
 
-    def read(self, number: int, seed: int, found: Found) -> None:
+    def read(self, number: int, seed: int, every: int, found: Found) -> None:
         """Make a mutant, read it and note how it ended."""
         import torch
         from fuzz.codec_files import checkpoint_mutant, mutant
         from helpers.outcomes import UNDOCUMENTED
 
         rng = random.Random(f"{seed}/{number}")
-        if number % CHECKPOINTS == 0:
+        if number % every == 0:
             good = torch.load(self.checkpoint, weights_only=True)
             way, data = checkpoint_mutant(good, self.content, rng)
             kind = "checkpoint"
@@ -122,11 +124,11 @@ def start(folder: str) -> None:
     start.worker = Worker(Path(tempfile.mkdtemp(dir=folder)))
 
 
-def work(numbers: range, seed: int) -> Found:
+def work(numbers: range, seed: int, every: int) -> Found:
     """Read the mutants of these numbers."""
     found = Found()
     for number in numbers:
-        start.worker.read(number, seed, found)
+        start.worker.read(number, seed, every, found)
     found.growth = start.worker.memory.growth()
     return found
 
@@ -143,7 +145,8 @@ def run(args: argparse.Namespace) -> Found:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(args.processes, initializer=start, initargs=(folder,)) as pool,
     ):
-        parts = pool.map(work, chunks, [args.seed] * len(chunks))
+        same = ([args.seed] * len(chunks), [args.every] * len(chunks))
+        parts = pool.map(work, chunks, *same)
         for part in tqdm(parts, total=len(chunks), unit=f"x{CHUNK}", mininterval=5):
             found.add(part)
     return found
