@@ -5,8 +5,9 @@
 
 Every fifth mutant (--every) is a checkpoint of a training; the others are codec files of all forms.
 Mutant i is a function of --seed and i. Progress goes to stderr; stdout gets a Markdown table and,
-as its last line, JSON. The exit status is 1 if a mutant ends in anything but a codec or a CodecFileError
-that names the file, takes over 2 s of processor time, or a process grows by over 500 MiB.
+as its last line, JSON. The exit status is 1 if a mutant ends in anything but a codec or a
+CodecFileError that names the file, takes over 2 s of processor time, or a process grows by over
+500 MiB.
 """
 
 import argparse
