@@ -6,8 +6,9 @@
 Each command runs in a process of its own, all of them in turn in each round; the figures are
 medians over the rounds. Seconds of CPU and of the clock are given as multiples of those of
 `python -c "import torch"` in the same rounds. Memory is the peak of resident memory, in MB; it
-counts what is mapped from files too. With --other, both checkouts evaluate the sample images, side
-by side: each in turn, and `faster` is the ratio of their times. The last line on stdout is JSON.
+counts what is mapped from files too. With --other, both checkouts evaluate the sample images, each
+in turn, and `faster` is how many times as much CPU and time the other one takes. The last line on
+stdout is JSON.
 """
 
 import argparse
@@ -97,17 +98,24 @@ def row(one: Cost, torch: Cost) -> dict[str, float]:
     }
 
 
-def compare(other: Path, rounds: int) -> dict[str, float]:
-    """Return how long both checkouts take for the sample images, in seconds, and their ratio."""
-    times = defaultdict(list)
+def compare(other: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Return what both checkouts take for the sample images, in seconds, and the ratios."""
+    costs = defaultdict(list)
     for _ in range(rounds):
         for name, root in (("here", ROOT), ("other", other)):
             with tempfile.TemporaryDirectory() as output:
                 command = ["eval_PICS.py", "--output", output]
-                times[name].append(cost(command, root.resolve()).clock)
-    here = median(times["here"])
-    there = median(times["other"])
-    return {"here": round(here, 2), "other": round(there, 2), "faster": round(there / here, 2)}
+                costs[name].append(cost(command, root.resolve()))
+    here = medians(costs["here"])
+    there = medians(costs["other"])
+    return {
+        "here": {"cpu": round(here.cpu, 2), "clock": round(here.clock, 2)},
+        "other": {"cpu": round(there.cpu, 2), "clock": round(there.clock, 2)},
+        "faster": {
+            "cpu": round(there.cpu / here.cpu, 2),
+            "clock": round(there.clock / here.clock, 2),
+        },
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
