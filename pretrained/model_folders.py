@@ -14,6 +14,7 @@ import math
 import os
 import reprlib
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -374,19 +375,19 @@ def one_error(what: str, *passing: type[Exception]) -> Iterator[None]:
 def quietly(*libraries) -> Iterator[None]:
     """Show no progress bars and messages of the libraries while a model is loaded.
 
-    What fails is raised, and the hub's downloads show their bars. Afterwards all is as before.
+    What fails is raised. On a terminal the hub's downloads show bars. Afterwards all is as before.
     libraries: the modules `utils.logging` of transformers and diffusers.
     """
     from huggingface_hub import utils as hub
 
     before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
     hidden = hub.are_progress_bars_disabled()
-    set_hub_bars = hub.disable_progress_bars if hidden else hub.enable_progress_bars
+    restore = hub.disable_progress_bars if hidden else hub.enable_progress_bars
     for logging in libraries:
         logging.disable_progress_bar()
-        # Errors too: one is logged for every model without .safetensors, and then .bin is read.
-        logging.set_verbosity(logging.CRITICAL)
-    set_hub_bars()  # transformers hides them with its own
+        logging.set_verbosity(logging.CRITICAL)  # a missing .safetensors is an "error" beside .bin
+    if sys.stderr.isatty():
+        restore()  # transformers hides them with its own
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -396,4 +397,4 @@ def quietly(*libraries) -> Iterator[None]:
             logging.set_verbosity(level)
             if shown:
                 logging.enable_progress_bar()
-        set_hub_bars()
+        restore()

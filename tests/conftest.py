@@ -1,6 +1,8 @@
 """What all tests need."""
 
+import os
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -9,6 +11,9 @@ import torch
 # Ctrl-C need it back.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# What runs keep between them in the user's cache (diffusion/content.py), those of subprocesses too.
+ASSETS = tempfile.TemporaryDirectory()
+os.environ["HF_ASSETS_CACHE"] = ASSETS.name
 
 
 @pytest.fixture(scope="module")

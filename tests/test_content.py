@@ -16,6 +16,8 @@ from bitstream import Stream
 from codec import DecodeError, Decoder
 from diffusion import content, loading
 from diffusion.generator import Generator
+from text_codec import encode, vocabulary
+from text_codec.prompt import PromptCodec
 
 WEIGHTS = "diffusion_pytorch_model"
 
@@ -60,9 +62,9 @@ def into_hub(folder, row, monkeypatch):
     return dataclasses.replace(row, **names)
 
 
-def file_of(decoder, naming="written", words=True, text="a barn", sketch=False):
-    payload = decoder.prompt_codec.encode_text(text)
-    fingerprint = decoder.fingerprint(sketch, False, naming, words)
+def file_of(decoder, naming="written", words=True, payload=None):
+    payload = payload or decoder.prompt_codec.encode_text("a barn")
+    fingerprint = decoder.fingerprint(False, False, naming, words)
     return bitstream.unpack(bitstream.pack(Stream(fingerprint, 64, 64, 64, 64, 0, payload)))
 
 
@@ -96,6 +98,22 @@ def test_earlier_files_of_the_hub_are_decoded(row, kept, tmp_path, monkeypatch):
         assert hub.conditions(file_of(hub, "earlier", words)).prompt.text == "a barn"
     with pytest.raises(DecodeError, match="other weights of preset sd21"):
         Decoder(row).conditions(file_of(hub, "earlier"))
+
+
+def test_ids_of_the_first_files_keep_their_meaning(row, kept, monkeypatch):
+    """Their subsets of CLIP's vocabulary were without the words of clip_words.txt."""
+    decoder = Decoder(row)
+    tokenizer = decoder.generator.tokenizer
+    rarest = [word for word in tokenizer.get_vocab() if word.endswith("</w>")][-20:]
+    monkeypatch.setattr(vocabulary, "CLIP_VOCABULARY", vocabulary.name_of(tokenizer))
+    monkeypatch.setattr(vocabulary, "clip_words", lambda: [word[:-4] for word in rarest])
+    first = PromptCodec(tokenizer, 20, words=False)
+    ids = first.subset(5)[:3]
+    payload = encode(ids, len(tokenizer), first.subset(5))
+    stream = file_of(decoder, "earlier", words=False, payload=payload)
+    assert stream.fingerprint != decoder.fingerprint(False, False, "earlier")
+    assert decoder.conditions(stream).prompt.ids == ids
+    assert decoder.prompt_codec.decode(payload).ids != ids
 
 
 def test_other_weights_of_the_hub_are_refused(row, kept, tmp_path, monkeypatch):

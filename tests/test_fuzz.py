@@ -200,7 +200,8 @@ def test_a_folder_of_mutants(decoder, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pics, "writer", lambda stream: decoder.preset)
     image = np.zeros((64, 64, 3), np.uint8)
     monkeypatch.setattr(decoder, "generate", lambda *_: [image])
-    assert pics.main(["decode", str(folder), str(tmp_path / "pictures")]) == 1
+    argv = ["decode", str(folder), str(tmp_path / "pictures"), "--device", "cpu"]
+    assert pics.main(argv) == 1
     lines = capsys.readouterr().err.splitlines()
     pictures = list((tmp_path / "pictures").glob("*.png"))
     assert all(line.startswith("failed: ") for line in lines)

@@ -3,6 +3,7 @@
 python -m pytest tests/test_hub.py
 """
 
+import sys
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -82,14 +83,17 @@ def test_a_hub_that_does_not_tell(monkeypatch, name):
     assert hub.listing(name, None) == {}
 
 
-@pytest.mark.parametrize("hidden", [True, False])
-def test_the_bars_of_the_hub_are_as_before(hidden):
+@pytest.mark.parametrize(
+    ("hidden", "terminal", "within"), [(1, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1)]
+)
+def test_the_bars_of_the_hub_are_as_before(monkeypatch, hidden, terminal, within):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: bool(terminal))
     libraries = (diffusers_logging, transformers_logging)
     before = [(each.get_verbosity(), each.is_progress_bar_enabled()) for each in libraries]
     (hub_utils.disable_progress_bars if hidden else hub_utils.enable_progress_bars)()
     try:
         with quietly(*libraries):
-            assert hub_utils.are_progress_bars_disabled() == hidden
+            assert hub_utils.are_progress_bars_disabled() == within
             assert not any(each.is_progress_bar_enabled() for each in libraries)
         assert hub_utils.are_progress_bars_disabled() == hidden
         after = [(each.get_verbosity(), each.is_progress_bar_enabled()) for each in libraries]
