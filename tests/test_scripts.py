@@ -43,8 +43,9 @@ from evaluation import conversion
 conversion.worker_count = lambda *_: 2
 photos, preset, folder = sys.argv[1:]
 files, pictures = folder + "/files", folder + "/pictures"
-encoded = pics.main(["encode", photos, files, "--preset", preset])
-sys.exit(10 * encoded + pics.main(["decode", files, pictures, "--preset", preset]))
+options = ["--preset", preset, "--device", "cpu"]
+encoded = pics.main(["encode", photos, files, *options])
+sys.exit(10 * encoded + pics.main(["decode", files, pictures, *options]))
 """
 SCRIPTS = ("eval_PIC.py", "eval_PICS.py", "pics.py", "report.py")
 SCRIPTS += ("train_compressai.py", "generate_sketches.py")
