@@ -11,6 +11,7 @@ whether a package is installed, and do without.
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -42,6 +43,9 @@ def lean() -> Iterator[None]:
     import torch
 
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # diffusers asks for a GPU; `common.device` says what is wrong with it.
+        warnings.filterwarnings("ignore", message="CUDA initialization")
         stack.enter_context(_in_place_of({COMPILER: _no_compiler()}))
         stack.enter_context(_in_place_of({name: _later(name) for name in LATER}))
         if _from_the_start():

@@ -14,7 +14,7 @@ from helpers.record_golden import RECORD
 
 ROOT = Path(__file__).parent.parent
 OWN = "bitstream codec color_codec common dataloaders diffusion evaluation models_ntc pics presets "
-OWN += "prompt_inversion text_codec"
+OWN += "pretrained prompt_inversion reporting text_codec"
 # What transformers and diffusers import whatever is asked of them: the hub's client and its parts.
 HUB = (
     "anyio attr attrs certifi charset_normalizer filelock h11 httpcore httpcore2 httpx httpx2 idna "
@@ -127,7 +127,7 @@ def test_refusing_a_foreign_file_imports_next_to_nothing(tmp_path):
 
 
 def test_decode_imports_what_it_needs(file, tmp_path):
-    modules = imported("decode", file, tmp_path / "golden.png", "--force")
+    modules = imported("decode", "--device", "cpu", file, tmp_path / "golden.png", "--force")
     assert packages(modules) <= DECODE
     assert not packages(modules) & set(NEVER)
     assert COMPILER not in modules
@@ -154,7 +154,7 @@ def test_a_codec_of_compressai_names_the_cure_without_it(tmp_path):
     save_codec(small_network("mbt2018-mean"), path, "mbt2018-mean", 0.5, "mse")
     code = "import pics\nsys.exit(pics.main(sys.argv[1:]))"
     photo = ROOT / "recon_examples/examples/PICS_tiny_samples/coffee_recon.png"
-    flags = ["--lam_sketch", path, "--N", "1", "--prompt", "coffee"]
+    flags = ["--lam_sketch", path, "--N", "1", "--prompt", "coffee", "--device", "cpu"]
     done = run(HIDDEN + code, "encode", photo, tmp_path / "x.pics", *flags)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
