@@ -33,8 +33,8 @@ import warnings
 from pathlib import Path
 
 from common.weights import UnavailableError
-from models_ntc.limits import LAMBDAS, ZOO
-from pretrained.libraries import training_packages
+from models_ntc.limits import LAMBDAS
+from pretrained.libraries import ZOO, training_packages
 
 SMALLEST_PATCH = 161  # pixels, for MS-SSIM
 LARGEST_SEED = 2**31 - 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,19 +82,21 @@ class Evaluator:
             encoded = self.encoder.encode_all([sample.image for sample in batch], sizes)
         except FAILURES as error:
             self.timer.read()
-            return self._find_failure(batch, error)
+            return self._one_by_one(batch, [sample.name for sample in batch], self.encode, error)
         seconds = {stage: spent / len(batch) for stage, spent in self.timer.read().items()}
         return [Work(*each, dict(seconds)) for each in zip(batch, encoded, strict=True)]
 
-    def _find_failure(self, batch: Sequence[Sample], error: Exception) -> list[Work]:
-        """Record an error of one image; of several, find out whose it was, one by one."""
+    def _one_by_one(
+        self, batch: Sequence, names: Sequence[str], do: Callable[[list], list], error: Exception
+    ) -> list:
+        """Record an error of one image; of several, do each alone to find out whose it was."""
         if len(batch) == 1:
-            self._fail(batch[0].name, error)
+            self._fail(names[0], error)
             return []
-        works = []
-        for sample in batch:
-            works += self.encode([sample])
-        return works
+        done = []
+        for one in batch:
+            done += do([one])
+        return done
 
     def _fail(self, name: str, error: Exception) -> None:
         """Record why an image could not be done."""
@@ -140,7 +142,8 @@ class Evaluator:
                     width,
                 )
         except FAILURES as error:
-            return self._draw_each(group, error)
+            names = [work.sample.name for work in group]
+            return self._one_by_one(group, names, self.generate, error)
         spent = timer.read()["decoding"] / len(group)
         for work in group:
             work.seconds["decoding"] = work.timer.read()["decoding"] + spent
@@ -148,16 +151,6 @@ class Evaluator:
         done = []
         for work, image in zip(group, images, strict=True):
             done.append((work, Decoded(image, work.conditions, work.stream)))
-        return done
-
-    def _draw_each(self, group: Sequence[Work], error: Exception) -> list[tuple[Work, Decoded]]:
-        """Record an error of one image; of several, find out whose it was, one by one."""
-        if len(group) == 1:
-            self._fail(group[0].sample.name, error)
-            return []
-        done = []
-        for work in group:
-            done += self.generate([work])
         return done
 
     def finish(self, work: Work, decoded: Decoded) -> None:

@@ -23,16 +23,8 @@ from einops import rearrange
 
 from common.weights import fetch_checkpoint
 from metrics.formats import Codec
-from pretrained.libraries import training_packages
+from pretrained.libraries import ZOO, training_packages
 
-ZOO = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
 MS_SSIM = "-ms-ssim"
 ZOO_CODECS = (*ZOO, *(f"{name}{MS_SSIM}" for name in ZOO))
 

@@ -3,16 +3,7 @@
 python -c "from models_ntc.limits import CHANNELS; print(CHANNELS)"
 """
 
-MODEL = "sketch"  # the name of our network
-# CompressAI's networks, the keys of zoo.ARCHITECTURES
-ZOO = (
-    "bmshj2018-factorized",
-    "bmshj2018-hyperprior",
-    "mbt2018-mean",
-    "mbt2018",
-    "cheng2020-anchor",
-    "cheng2020-attn",
-)
+MODEL = "sketch"  # the name of our network; ZOO has those of CompressAI's
 METRICS = ("mse", "ms-ssim")
 LAMBDAS = (1e-9, 1e9)
 CHANNELS = (1, 2048)  # of a layer, and N and M of CompressAI's networks

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from models_ntc.limits import MODEL, ZOO
+from models_ntc.limits import MODEL
 from models_ntc.sketch_hyperprior import (
     DECODER_PARTS,
     WEIGHT_BITS,
     SketchHyperprior,
     SketchHyperpriorConfig,
 )
-from pretrained.libraries import training_packages, without_memory
+from pretrained.libraries import ZOO, training_packages, without_memory
 
 ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")  # stored as float16
 

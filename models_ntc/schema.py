@@ -29,8 +29,8 @@ from models_ntc.limits import (
     SKETCH_CHANNELS,
     SYMBOLS,
     WEIGHT,
-    ZOO,
 )
+from pretrained.libraries import ZOO
 
 CONFIG = {"model", "lambda", "metric", "sizes"}
 # A network's coding tables: their sizes are known only when it was trained.

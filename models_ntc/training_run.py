@@ -23,9 +23,9 @@ from models_ntc import codec_file
 from models_ntc.checkpoint import KIND, best_weights, checkpoint_callbacks, read_checkpoint
 from models_ntc.codec_file import compute_tables, save_codec
 from models_ntc.errors import CodecFileError, refusing
-from models_ntc.limits import ZOO
 from models_ntc.training import CodecTraining
 from models_ntc.training_callbacks import ProgressBar, SketchImages, Stop
+from pretrained.libraries import ZOO
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,15 @@ HIDDEN = ("torchvision", "sklearn", "pandas")
 LATER = ("scipy.stats", "scipy.integrate", "torch.nn.attention.flex_attention")
 # Packages that import or read all of their modules, hundreds, of which we need a few.
 WHOLE = ("diffusers.models.transformers", "transformers.models")
+# CompressAI's networks for images, for sketches too.
+ZOO = (
+    "bmshj2018-factorized",
+    "bmshj2018-hyperprior",
+    "mbt2018-mean",
+    "mbt2018",
+    "cheng2020-anchor",
+    "cheng2020-attn",
+)
 TRAINING = ("compressai", "lightning", "tensorboard")
 # Of transformers: whether to import an attention that is compiled.
 FLEXIBLE = "is_torch_flex_attn_available"
