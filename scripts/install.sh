@@ -11,7 +11,8 @@ for file in requirements.txt "$@"; do
     [ .venv/$file.done -nt "$file" ] || wanted+=("$file")
 done
 if [ ${#wanted[@]} -gt 0 ]; then  # all together, so that none changes what another asks for
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "${@/#/--requirement=}"
+    # CompressAI's limits (NumPy below 2) come first: pip then finds a set that fits within seconds.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "${@/#/--requirement=}" -r requirements.txt
     for file in requirements.txt "$@"; do
         touch ".venv/$file.done"
     done
