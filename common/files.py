@@ -238,6 +238,12 @@ def printable(text: str | os.PathLike) -> str:
     return "".join(shown)
 
 
+def reason_of(error: Exception, plain: tuple[type[Exception], ...]) -> str:
+    """Return why something failed, on one line; errors of `plain` classes need no class name."""
+    message = " ".join(str(error).split()) or "no message"
+    return message if isinstance(error, plain) else f"{type(error).__name__}: {message}"
+
+
 # ---- lines on a terminal
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.files import complain, printable, say, write
+from common.files import complain, printable, reason_of, say, write
 from common.weights import UnavailableError
 from evaluation.lock import locked, remove_temporary
 from evaluation.processes import imap_forked, worker_count
@@ -79,15 +79,9 @@ def do(job: Job, make: Callable[[Job], Made]) -> Outcome:
     except FAILURES as error:
         if getattr(error, "errno", None) in FULL:
             raise
-        return Outcome(job, failure=reason(error))
+        return Outcome(job, failure=reason_of(error, SPEAKING))
     digest = hashlib.sha256(made.content).hexdigest()
     return Outcome(job, made.line, digest, made.origin)
-
-
-def reason(error: Exception) -> str:
-    """Return why a file could not be done, on one line."""
-    message = " ".join(str(error).split()) or "no message"
-    return message if isinstance(error, SPEAKING) else f"{type(error).__name__}: {message}"
 
 
 class Conversion:
@@ -134,7 +128,8 @@ class Conversion:
 
     def fail(self, jobs: Sequence[Job], error: Exception) -> None:
         """Note that jobs cannot be done."""
-        self.failed |= dict.fromkeys([job.name for job in jobs], reason(error))
+        reason = reason_of(error, SPEAKING)
+        self.failed |= dict.fromkeys([job.name for job in jobs], reason)
         self.bar.update(len(jobs))
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import bitstream
 import color_codec
 from codec import Conditions, Decoded, Encoded, Encoder
-from common.files import png, write
+from common.files import png, reason_of, write
 from dataloaders import ImageError, Sample, Samples
 from evaluation.timing import Stopwatch, peak_memory, reset_peak_memory
 from metrics import MetricSet
@@ -17,12 +17,8 @@ from metrics.baselines import BudgetError, Codec, compress
 from reporting.records import record_file
 from reporting.rows import FAILED, RECORD
 
-FAILURES = (
-    ValueError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-)  # of one image; a full disk is none of these
+# Of one image; a full disk is none of these.
+FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
 
 
 @dataclass(eq=False)
@@ -100,9 +96,7 @@ class Evaluator:
 
     def _fail(self, name: str, error: Exception) -> None:
         """Record why an image could not be done."""
-        reason = " ".join(str(error).split()) or "no message"
-        if not isinstance(error, ImageError):
-            reason = f"{type(error).__name__}: {reason}"
+        reason = reason_of(error, (ImageError,))
         write(self.folder / f"{name}{FAILED}", f"{reason}\n".encode())
 
     def groups(self, works: Sequence[Work]) -> list[list[Work]]:

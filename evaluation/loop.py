@@ -183,9 +183,8 @@ def split(images: Sequence[int], batch_size: int, workers: int) -> list[Sequence
     parts, start = [], 0
     while start < len(images):
         rest = len(images) - start
-        size = min(
-            batch_size // workers, math.ceil(rest / (2 * workers))
-        )  # so that all are busy to the end
+        # Not more than half of what is left, so that all are busy to the end.
+        size = min(batch_size // workers, math.ceil(rest / (2 * workers)))
         parts.append(images[start : start + size])
         start += size
     return parts

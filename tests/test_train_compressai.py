@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.codec_files import TRAINABLE
+from helpers.small_training import use_small_networks
 from PIL import Image
 
 from models_ntc import FOLDER, load_sketch_codec, training
@@ -30,18 +30,7 @@ BATCHES = 3  # in an epoch of `sketches`
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    """Networks of a few channels in place of the default ones."""
-    new_network = training.new_network
-
-    def small(model, sizes=None):
-        few = {"N": 8, "M": 12}
-        if model == "sketch":
-            few = TRAINABLE
-        elif model.startswith("cheng"):
-            few = {"N": 8}
-        return new_network(model, {**(sizes or {}), **few})
-
-    monkeypatch.setattr(training, "new_network", small)
+    use_small_networks(monkeypatch)
 
 
 @pytest.fixture(scope="module")

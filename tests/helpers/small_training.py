@@ -38,7 +38,9 @@ def use_small_networks(patch: pytest.MonkeyPatch) -> None:
     new_network = training.new_network
 
     def small(model: str, sizes: dict | None = None) -> torch.nn.Module:
-        few = TRAINABLE if model == "sketch" else {"N": 8, "M": 12}
+        few = {"N": 8} if model.startswith("cheng") else {"N": 8, "M": 12}
+        if model == "sketch":
+            few = TRAINABLE
         return new_network(model, {**(sizes or {}), **few})
 
     patch.setattr(training, "new_network", small)

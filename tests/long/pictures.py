@@ -22,6 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from fuzz.pictures import WAYS, corpus, mutant, read  # noqa: E402 - after the path
 from tqdm import tqdm  # noqa: E402 - after the path
 
+from evaluation.timing import peak_memory  # noqa: E402 - after the path
+
 MOST_SECONDS, MOST_MEBIBYTES = 2.0, 1024
 
 
@@ -35,19 +37,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def peak_mebibytes() -> float:
-    """Return the most memory that this process has taken (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
 def main(argv: list[str] | None = None) -> int:
     """Read the mutants; return 1 if one breaks the promise."""
     args = parse_args(argv)
     files, counts, bad = corpus(), Counter(), []
-    slowest, before = 0.0, peak_mebibytes()
+    slowest, before = 0.0, peak_memory("cpu").get("process", 0)
     for number in tqdm(range(args.mutants), desc="pictures", mininterval=5):
         way, data = mutant(files, random.Random(f"{args.seed} {number}"))
         begun = time.process_time()
@@ -56,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             bad.append((number, f"{type(error).__name__}: {error}"))
         slowest = max(slowest, time.process_time() - begun)
-    growth = peak_mebibytes() - before
+    growth = (peak_memory("cpu").get("process", 0) - before) / 2**20
     print("| mutated | read | ImageError |\n|---|---:|---:|")
     for way in WAYS:
         print(f"| {way} | {counts[way, 'read']} | {counts[way, 'ImageError']} |")

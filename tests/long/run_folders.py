@@ -30,6 +30,8 @@ from helpers.races import make_photos  # noqa: E402 - after the path
 from helpers.stub_run import run, stub  # noqa: E402 - after the path
 from tqdm import tqdm  # noqa: E402 - after the path
 
+from evaluation.timing import peak_memory  # noqa: E402 - after the path
+
 MOST_SECONDS, MOST_MEBIBYTES = 2.0, 500
 HANG = 30  # seconds after which a mutant is given up
 
@@ -53,14 +55,6 @@ def make_run(folder: Path) -> Path:
     return next((folder / "out").iterdir())
 
 
-def peak_mebibytes() -> float:
-    """Return the most memory that this process has taken (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
 def main(argv: list[str] | None = None) -> int:
     """Read the mutants; return 1 if one breaks the promise."""
     args = parse_args(argv)
@@ -70,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = make_run(Path(folder))
         files = corpus(place)
-        before = peak_mebibytes()
+        before = peak_memory("cpu").get("process", 0)
         for number in tqdm(range(args.mutants), desc="run folders", mininterval=5):
             given = mutant(files, random.Random(f"{args.seed} {number}"))
             begun = time.process_time()
@@ -81,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
                 bad.append((number, f"{type(error).__name__}: {error}"[:300]))
             signal.alarm(0)
             slowest = max(slowest, (time.process_time() - begun, number))
-    growth = peak_mebibytes() - before
+    growth = (peak_memory("cpu").get("process", 0) - before) / 2**20
     print(table(counts, ("changed", "how"), OUTCOMES))
     row = {"mutants": args.mutants, "slowest": slowest, "mebibytes": growth, "bad": bad[:20]}
     print(json.dumps(row))
