@@ -10,6 +10,7 @@ sketch, the color map, the seed's noise, and the preset's steps, guidance and sa
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -70,6 +71,8 @@ class Generator:
         self.preset = preset
         self.device = torch.device(device)
         self.execution = execution
+        # Without what is not needed; the compiler is, if it is asked for.
+        self._lean = nullcontext if execution.compile else lean
         self.turns = self._make_turns()
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._names, self._text_pipeline = self._load(
@@ -121,12 +124,14 @@ class Generator:
         model raises.
         """
         self._check(seeds, height, width, sketches, colors)
-        with lean(), one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
+        with self._lean(), one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
             images = self._images(prompts, seeds, height, width, sketches, colors)
-        return list((images * 255).round().astype(np.uint8))
+        # Rounded on the device, which has less to do than to send floats.
+        pixels = images.permute(0, 2, 3, 1).float().mul(255).round().to(torch.uint8)
+        return list(pixels.contiguous().cpu().numpy())
 
-    def _images(self, prompts, seeds, height: int, width: int, sketches, colors) -> np.ndarray:
-        """Return what `generate_each` does as float32 (N, H, W, 3) in 0..1."""
+    def _images(self, prompts, seeds, height: int, width: int, sketches, colors) -> torch.Tensor:
+        """Return what `generate_each` does as (N, 3, H, W) in 0..1 on the device."""
         noise = self._noise(seeds, height, width)
         control = self._control(sketches, colors)
         settings = self._settings(prompts, control is not None)
@@ -176,7 +181,7 @@ class Generator:
         settings = self._text_conditions(prompts)
         settings["num_inference_steps"] = self.preset.steps
         settings["guidance_scale"] = self.preset.guidance
-        settings["output_type"] = "np"
+        settings["output_type"] = "pt"
         if controlled:
             settings["controlnet_conditioning_scale"] = self.preset.control_scale
         return settings
@@ -231,11 +236,11 @@ class Generator:
             parts += [row.sampler]
         return hashlib.sha256(repr(parts).encode()).digest()
 
-    @lean()
     def _load(self, load: Callable, sources: Sequence[str], what: str):
         """Return what `load` makes of the first available source. Raises UnavailableError."""
         name = self.preset.name
-        return from_mirrors(load, sources, f"preset {name}: {what}", cure(name))
+        with self._lean():
+            return from_mirrors(load, sources, f"preset {name}: {what}", cure(name))
 
     @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
@@ -321,7 +326,7 @@ class Generator:
         """
         like = like or self._text_pipeline.scheduler
         try:
-            with lean():
+            with self._lean():
                 return getattr(diffusers, name).from_config(like.config)
         except Exception as error:  # they are a stranger's settings
             reason = " ".join(str(error).split())

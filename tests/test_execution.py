@@ -4,8 +4,11 @@ python -m pytest tests/test_execution.py
 """
 
 import dataclasses
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
@@ -29,6 +32,7 @@ from models_ntc import load_sketch_codec
 from prompt_inversion.clip import load_clip
 from prompt_inversion.options import PromptOptions
 
+ROOT = Path(__file__).parent.parent
 PROMPT = [5, 300, 40]
 SIZE = (64, 128)
 
@@ -111,6 +115,24 @@ def test_compiled_networks_draw_the_same(row, sketch):
         networks = (generator._text_pipeline.unet, generator._controlnet[1])
         assert [bool(one._compiled_call_impl) for one in networks] == [expected] * 2
     assert plain.identity(True) == compiled.identity(True)
+
+
+COMPILED = """
+import sys
+from diffusion import load_generator
+from diffusion.execution import Execution
+from presets import get_preset
+generator = load_generator(get_preset("tiny"), "cpu", Execution(compile="eager"))
+assert "convert_frame" in dir(sys.modules["torch._dynamo"]), "not the compiler itself"
+unet = generator._text_pipeline.unet
+assert unet._compiled_call_impl != unet._call_impl
+"""
+
+
+def test_it_is_the_compiler_that_compiles():
+    command = [sys.executable, "-c", COMPILED]  # in this process others have imported it
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_xformers_is_asked_for_in_both_networks(row, sketch, monkeypatch):
