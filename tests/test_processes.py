@@ -28,6 +28,7 @@ from evaluation import loop, setup
 from evaluation.evaluator import Evaluator
 from evaluation.folder import claim
 from evaluation.loop import ProgressMonitor, finish, split, work
+from evaluation.overlap import TURN_SECONDS, imap_overlapped
 from evaluation.processes import ProcessGroup
 from evaluation.setup import Run, workers_for
 from evaluation.timing import Stopwatch
@@ -307,6 +308,14 @@ def test_overlapping_changes_nothing(monkeypatch, whole, photos, tmp_path, threa
     flags = ["--batch_size", batch, "--draw", draw]
     assert overlapped(monkeypatch, photos, tmp_path / "out", *flags, threads=threads) == 1
     assert results(tmp_path / "out") == whole
+
+
+def test_no_thread_waits_for_long_for_the_interpreter():
+    before = sys.getswitchinterval()
+    evaluator = SimpleNamespace(encoder=SimpleNamespace(map=map))
+    with imap_overlapped(evaluator, [], [], threads=1):
+        assert sys.getswitchinterval() == pytest.approx(TURN_SECONDS)
+    assert sys.getswitchinterval() == before != pytest.approx(TURN_SECONDS)
 
 
 def test_measuring_goes_on_beside_generating(monkeypatch, photos, tmp_path):
