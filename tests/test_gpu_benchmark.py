@@ -5,6 +5,9 @@ python -m pytest tests/test_gpu_benchmark.py
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +16,11 @@ import torch
 from benchmarks import gpu
 from benchmarks.random_models import SIZES, networks
 
+ROOT = Path(__file__).parent.parent
+
 
 def test_a_small_run_from_end_to_end(capsys):
-    argv = ["--small", "--batch_sizes", "2", "--batches", "2", "--paper_steps", "2"]
+    argv = ["--small", "--batch_sizes", "2", "--batches", "3", "--paper_steps", "2"]
     assert gpu.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["batch", "the"]
@@ -24,6 +29,7 @@ def test_a_small_run_from_end_to_end(capsys):
     stages = {"prompt", "sketch", "coding", "candidates", "decoding", "metrics"}
     assert set(run["seconds"]) == stages and min(run["seconds"].values()) > 0
     assert run["images"] == 2 and run["a_minute"] > 0
+    assert found["not_measured"] == {}
     assert run["gpu_busy"] is run["memory_gpu"] is None
     assert paper["steps_timed"] == 2
     assert paper["a_minute"] == pytest.approx(60 / sum(paper["seconds"].values()), rel=0.01)
@@ -39,14 +45,58 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys):
     assert json.loads(lines[1]) == {"not measured": "no GPU"}
 
 
-def test_the_first_batch_does_not_count(tmp_path):
+def test_a_run_that_fails_does_not_lose_the_others(monkeypatch, capsys):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("out of\nmemory")
+
+    monkeypatch.setattr(gpu, "evaluate", no_memory)
+    monkeypatch.setattr(gpu, "paper_loop", lambda *_: {"a_minute": 2.0})
+    assert gpu.main(["--small", "--batch_sizes", "2"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    reason = "OutOfMemoryError: out of memory"
+    assert lines[:-1] == [f"batch 2: not measured: {reason}", "the paper's loop a_minute 2.0"]
+    found = json.loads(lines[-1])
+    assert found["not_measured"] == {"batch 2": reason}
+    assert found["paper"] == {"a_minute": 2.0} and found["times_as_fast_as_the_paper"] == {}
+
+
+LIMITED = """
+import contextlib, sys, time
+from pathlib import Path
+from benchmarks.gpu import Results, end_at
+results = Results({"device": "none"}, ["first", "second", "third"])
+results.measure("first", lambda: {"a_minute": 6.0})
+def endless():
+    end_at(time.monotonic(), results, Path(sys.argv[1]))
+    with contextlib.redirect_stdout(sys.stderr):
+        time.sleep(60)
+results.measure("second", endless)
+"""
+
+
+def test_the_time_limit_ends_a_run_and_keeps_what_is_measured(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", LIMITED, str(home)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *others, last = done.stdout.splitlines()
+    assert first == "first a_minute 6.0"
+    assert others == [f"{name}: not measured: no time left" for name in ("second", "third")]
+    found = json.loads(last)
+    assert found["runs"] == {"first": {"a_minute": 6.0}} and found["paper"] is None
+    assert found["not_measured"] == dict.fromkeys(["second", "third"], "no time left")
+    assert not home.exists()
+
+
+def test_the_first_and_the_last_batch_do_not_count(tmp_path):
     rows = []
-    for number, moment in enumerate([10, 11, 14, 17]):  # seconds since the epoch
+    for number, moment in enumerate([10, 11, 14, 17, 29, 30]):  # seconds since the epoch
         name = f"p{number}"
         record = tmp_path / f"{name}_caption.yaml"
         record.write_text("")
         os.utime(record, (moment, moment))
-        seconds = {"prompt": 100.0 if number < 2 else number}
+        seconds = {"prompt": number if number in (2, 3) else 100.0}
         rows.append({"name": name, "seconds": seconds, "memory": {"gpu": 1000 - number}})
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
     watch = gpu.GpuWatch()
