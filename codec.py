@@ -245,7 +245,8 @@ class Encoder:
         self.decoder = Decoder(preset, device, config.lam_sketch, config.execution)
         self.clip = load_clip(preset.clip, device, self.decoder.generator.turns)
         self._check_vocabulary()
-        self.prompter = Prompter(config.prompt, preset, self.clip, self.decoder.prompt_codec)
+        given = config.prompt, preset, self.clip, self.decoder.prompt_codec
+        self.prompter = Prompter(*given, graphs=bool(config.execution.compile))
         score = load_score(config.loss, self.clip, device)
         count = config.candidates or preset.candidates
         self.chooser = Chooser(self.decoder.generate, score, count, config.together)
@@ -329,8 +330,7 @@ class Encoder:
             sketch=layers.sketch.payload,
             color=layers.color.payload,
         )
-        data = bitstream.pack(stream)
-        prompt = layers.prompt
+        data, prompt = bitstream.pack(stream), layers.prompt
         return Encoded(data, prompt.ids, prompt.cosine, layers.sketch.sketch, choice.scores)
 
 

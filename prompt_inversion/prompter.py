@@ -7,6 +7,7 @@ for found in prompter.find(images):
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,18 +36,27 @@ class FoundPrompt(NamedTuple):
 class Prompter:
     """Finds a prompt for each image.
 
+    graphs: whether a GPU replays the search's steps as CUDA graphs.
     `captioner` is the preset's, or None if it is not loaded; `search` are the settings of searches.
 
     Raises UnavailableError if the captioner is needed and not available, ValueError for options
     that do not fit the models.
     """
 
-    def __init__(self, options: PromptOptions, preset: Preset, clip: Clip, codec: PromptCodec):
+    def __init__(
+        self,
+        options: PromptOptions,
+        preset: Preset,
+        clip: Clip,
+        codec: PromptCodec,
+        graphs: bool = False,
+    ):
         self.options = options
         self.preset = preset
         self.clip = clip
         self.codec = codec
-        self.search = search_config(options, preset, clip, codec.max_tokens)
+        search = search_config(options, preset, clip, codec.max_tokens)
+        self.search = replace(search, graphs=graphs)
         self.captioner: Captioner | None = None
         self._captions = options.text is None and options.source == "caption"
         if self._captions:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pretrained.libraries import lean
 from prompt_inversion.clip import Clip
+from prompt_inversion.graphs import ReplayedTower
 from prompt_inversion.published import PublishedTokens
 from prompt_inversion.tokens import Tokens
 from prompt_inversion.tower import TextTower
@@ -62,6 +63,7 @@ class PromptConfig:
     seed: int = 0  # of the first tokens and of the swaps, the same for every image
     batch: int = 64  # images searched together; bounds memory, does not change the result
     progress: bool = True  # a bar on stderr, if that is a terminal
+    graphs: bool = False  # on a GPU, replay the text tower's work as CUDA graphs
 
     def __post_init__(self):
         for name in ("length", "steps", "swaps", "among", "batch"):
@@ -127,7 +129,8 @@ class _Search:
     def __init__(self, targets: torch.Tensor, clip: Clip, config: PromptConfig):
         self.targets = targets
         self.config = config
-        self.tower = TextTower(clip)
+        graphs = config.graphs and targets.is_cuda
+        self.tower = ReplayedTower.of(clip) if graphs else TextTower(clip)
         self.tokens = (PublishedTokens if config.published else Tokens)(clip, config.allowed)
         # On the CPU, so that it is the same on every device.
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -219,7 +222,6 @@ class _Search:
     def _has_time(self) -> bool:
         return time.monotonic() - self.begun < self.config.seconds
 
-    @torch.enable_grad()
     def _gradient(
         self, ids: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,18 +233,15 @@ class _Search:
         gradients = []
         parts = zip(ids.split(self.together), targets.split(self.together), strict=True)
         for part, target in parts:
-            embedded = self.tokens.embedded(part).requires_grad_()
-            cosine = (self.tower(embedded) * target).sum(dim=-1)
-            # A sum, since no prompt has an effect on another's cosine.
-            gradients += torch.autograd.grad(-cosine.sum(), embedded)
-            cosines.append(cosine.detach())
-        return torch.cat(cosines), torch.cat(gradients).float()
+            cosine, gradient = self.tower.gradient(part, target)
+            cosines.append(cosine)
+            gradients.append(gradient)
+        return torch.cat(cosines), torch.cat(gradients)
 
-    @torch.no_grad()
     def _cosines(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the cosines (n,) of ids (n, length)."""
         cosines = []
         parts = zip(ids.split(self.together), targets.split(self.together), strict=True)
         for part, target in parts:
-            cosines.append((self.tower(self.tokens.embedded(part)) * target).sum(dim=-1))
+            cosines.append(self.tower.cosines(part, target))
         return torch.cat(cosines)

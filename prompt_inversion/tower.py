@@ -33,6 +33,7 @@ class TextTower:
         self.projection = clip.model.text_projection.weight
         tokens = self.text.embeddings.token_embedding.weight
         positions = self.text.embeddings.position_embedding.weight
+        self.tokens = tokens
         self.positions = positions[1:]
         self.end = tokens[clip.tokenizer.eos_token_id]
         # Keys and values (1, heads, 1, size) of the start token: a pair for each layer.
@@ -55,6 +56,25 @@ class TextTower:
         x = _after_attention(last, x[:, -kept:].contiguous(), attended[:, -kept:].contiguous())
         features = linear(self.text.final_layer_norm(x), self.projection)[:n, -1]
         return F.normalize(features.float(), dim=-1)
+
+    @torch.enable_grad()
+    def gradient(
+        self, ids: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the cosines (n,) of ids (n, length), and the gradient at their embeddings.
+
+        targets: unit features (n, d). The gradient is of -cosine, (n, length, width) float32.
+        """
+        embedded = F.embedding(ids, self.tokens).requires_grad_()
+        cosines = (self(embedded) * targets).sum(dim=-1)
+        # A sum, since no prompt has an effect on another's cosine.
+        (gradient,) = torch.autograd.grad(-cosines.sum(), embedded)
+        return cosines.detach(), gradient.float()
+
+    @torch.no_grad()
+    def cosines(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the cosines (n,) of ids (n, length) and unit features (n, d)."""
+        return (self(F.embedding(ids, self.tokens)) * targets).sum(dim=-1)
 
     @torch.no_grad()
     def _start(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -105,6 +105,13 @@ def test_compiling_is_asked_for_in_both_networks(row, sketch, monkeypatch):
     assert asked == [("UNet2DConditionModel", options), ("ControlNetModel", options)]
 
 
+def test_compiling_replays_the_steps_of_the_prompt_search(row, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    for compiler, expected in (("", False), ("inductor", True)):
+        config = EncoderConfig(sketch=False, execution=Execution(compile=compiler))
+        assert Encoder(row, config).prompter.search.graphs is expected
+
+
 @pytest.mark.slow  # 15 s
 def test_compiled_networks_draw_the_same(row, sketch):
     plain = load_generator(row, "cpu")

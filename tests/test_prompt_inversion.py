@@ -26,6 +26,7 @@ from transformers import (
 import text_codec
 from common.weights import UnavailableError
 from presets import PRESETS
+from prompt_inversion import graphs, search
 from prompt_inversion.clip import load_clip
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.pixels import load_processor
@@ -283,6 +284,51 @@ def test_search_leaves_the_model_as_it_was_and_runs_where_gradients_are_off(clip
         invert_prompts(pictures[:1], clip, PromptConfig(steps=2))
     assert torch.equal(clip.text_features([[5, 6]]), before)
     assert all(weight.grad is None for weight in clip.model.parameters())
+
+
+def recomputed(function, inputs):
+    """Stands for `graphs.capture` on a CPU: a replay computes anew, into the same memory."""
+    outputs = function(*inputs)
+
+    def replay():
+        places = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        again = function(*inputs)
+        values = (again,) if isinstance(again, torch.Tensor) else again
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
+
+    return replay, outputs
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_replayed_steps_find_the_same_ids(clip, pictures, monkeypatch, most):
+    captured = []
+
+    def capture(function, inputs):
+        captured.append((function.__name__, inputs[0].shape))
+        return recomputed(function, inputs)
+
+    clip = replace(clip)  # another, of the same model: nothing is captured of it
+    config = PromptConfig(length=4, steps=14, descent=4, swaps=8)  # two rounds
+    monkeypatch.setattr(search, "POSITIONS", 10)  # two prompts at a time
+    images = [*pictures, *pictures]
+    expected = invert_prompts(images, clip, config)
+    monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(graphs, "MOST", most)
+    monkeypatch.setattr(search, "TextTower", graphs.ReplayedTower.of)
+    for _ in range(2):  # what is captured is kept for the next batch
+        assert invert_prompts(images, clip, config) == expected
+    assert captured == [("gradient", (2, 4)), ("cosines", (2, 4))]
+    # The gradient of a last part of one prompt is captured too, if there is room for it.
+    assert invert_prompts(images[:-1], clip, config) == expected[:-1]
+    assert captured[2:] == ([("gradient", (1, 4))] if most > 1 else [])
+
+
+def test_nothing_is_captured_on_a_cpu(clip, pictures, monkeypatch):
+    monkeypatch.setattr(graphs, "capture", None)
+    config = PromptConfig(steps=2)
+    found = invert_prompts(pictures[:1], clip, replace(config, graphs=True))
+    assert found == invert_prompts(pictures[:1], clip, config)
 
 
 def test_no_images_give_no_prompts(clip):
