@@ -25,7 +25,7 @@ def choose_device(name: str | None) -> str:
     if gpus:
         available += ["cuda", *gpus]
     if name is None:
-        print(f"device: {_title()}" if gpus else f"device: cpu: {reason}", file=sys.stderr)
+        tell_device(reason)
         return "cuda" if gpus else "cpu"
     if name not in available:
         why = "" if gpus else f" ({reason})"
@@ -33,6 +33,11 @@ def choose_device(name: str | None) -> str:
             f"device {name!r} is not available: this machine has {', '.join(available)}{why}"
         )
     return name
+
+
+def tell_device(reason: str) -> None:
+    """Say on stderr that the default GPU is taken or, for a reason why there is none, the CPU."""
+    print(f"device: cpu: {reason}" if reason else f"device: {_title()}", file=sys.stderr)
 
 
 def usable_gpus() -> tuple[list[str], str]:

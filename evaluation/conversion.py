@@ -16,6 +16,8 @@ import contextlib
 import errno
 import hashlib
 import json
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -25,7 +27,7 @@ from typing import NamedTuple
 from common.files import complain, printable, reason_of, say, write
 from common.weights import UnavailableError
 from evaluation.lock import locked, remove_temporary
-from evaluation.processes import imap_forked, worker_count
+from evaluation.processes import imap_forked, is_slow, pace, worker_count
 from presets import PresetError
 from reporting.reading import NoRunError, read_regular
 
@@ -115,13 +117,20 @@ class Conversion:
     ) -> None:
         """Do jobs, those of a folder side by side if `worker_count` says so.
 
-        Raises OSError if the disk is full or a worker was killed.
+        With a large model on a CPU, say that, and after the first job how long one takes. Raises
+        OSError if the disk is full or a worker was killed.
         """
         workers = worker_count(device, parameters) if self.folder else 0
+        slow = is_slow(device, parameters) and bool(jobs)
+        if slow:
+            complain("this model on a CPU: minutes an image, said after the first")
+        begun = time.perf_counter()
         try:
             with imap_forked(partial(do, make=make), jobs, workers) as outcomes:
-                for outcome in outcomes:
+                for number, outcome in enumerate(outcomes):
                     self._take(outcome)
+                    if slow and number == 0 and not outcome.failure:
+                        self._tell_pace(time.perf_counter() - begun)
         except BrokenProcessPool:
             cure = "out of memory? set OMP_NUM_THREADS to fewer and start it again to go on"
             raise OSError(f"a worker was killed; {cure}") from None
@@ -151,6 +160,10 @@ class Conversion:
         if entry is None or file_digest(job.target) != entry.sha256:
             return False
         return origin(job) == entry.origin
+
+    def _tell_pace(self, seconds: float) -> None:
+        with self.bar.external_write_mode(sys.stderr):
+            complain(pace(seconds, 1))
 
     def _take(self, outcome: Outcome) -> None:
         if outcome.failure:

@@ -51,7 +51,7 @@ from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_image
 from evaluation.overlap import imap_overlapped
-from evaluation.processes import imap_forked, is_rank_0
+from evaluation.processes import imap_forked, is_rank_0, pace
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
 from presets import PresetError
@@ -136,9 +136,8 @@ class ProgressMonitor:
 
     def tell_pace(self, seconds: float, images: int) -> None:
         """Say how long an image takes, as measured on the first batch."""
-        minutes = seconds / images / 60
         with self.bar.external_write_mode(sys.stderr):
-            complain(f"on this CPU: {minutes:.2g} minutes an image, measured on the first {images}")
+            complain(pace(seconds, images))
 
     def watch(self) -> None:
         """Wait until the other processes are through."""

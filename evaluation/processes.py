@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from common.device import choose_device, usable_gpus
+from common.device import choose_device, tell_device, usable_gpus
 
 LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
 SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
@@ -110,7 +110,7 @@ def join(device: str | None) -> ProcessGroup:
             f"{wanted} processes for {len(gpus)} GPUs: start one per GPU, or add --device cpu"
         )
     if reason and is_rank_0():
-        print(f"device: cpu: {reason}", file=sys.stderr)
+        tell_device(reason)
     cpu = not gpus
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     return ProcessGroup("cpu" if cpu else str(state.device), state)
@@ -119,6 +119,12 @@ def join(device: str | None) -> ProcessGroup:
 def is_slow(device: str, parameters: int) -> bool:
     """Return whether a photograph takes minutes: a model as large as Stable Diffusion on a CPU."""
     return device == "cpu" and parameters > SMALL
+
+
+def pace(seconds: float, images: int) -> str:
+    """Return a line that says how long an image takes on a CPU, as measured on the first ones."""
+    minutes = seconds / images / 60
+    return f"on this CPU: {minutes:.2g} minutes an image, measured on the first {images}"
 
 
 def worker_count(device: str, parameters: int) -> int:

@@ -29,7 +29,7 @@ import text_codec
 from benchmarks.folder import Cost
 from benchmarks.folder import summary as summary_of
 from common.weights import UnavailableError
-from evaluation import conversion
+from evaluation import conversion, processes
 from evaluation.conversion import RECORD
 from evaluation.lock import LOCK, locked
 from prompt_inversion.search import PromptConfig
@@ -146,6 +146,21 @@ def test_side_by_side_gives_the_files_of_one_by_one(workers, files, tmp_path, mo
     found = contents(tmp_path / "out")
     assert len(found.pop(RECORD)) == COUNT
     assert found == contents(tmp_path / "single")
+
+
+@pytest.mark.parametrize("parameters", [processes.SMALL, processes.SMALL + 1])
+def test_a_large_model_on_a_cpu_says_how_long_an_image_takes(
+    photos, tmp_path, monkeypatch, capsys, parameters
+):
+    monkeypatch.setattr(StubDecoder.generator, "parameters", parameters)
+    use_workers(monkeypatch, 0)
+    monkeypatch.setattr(conversion, "pace", lambda seconds, images: f"{seconds > 0} {images}")
+    for source, target in ((photos, tmp_path / "files"), (photos / "p1.png", tmp_path / "one")):
+        assert run("encode", source, target) == 0
+        lines = capsys.readouterr().err.splitlines()
+        before = "this model on a CPU: minutes an image, said after the first"
+        slow = parameters > processes.SMALL
+        assert [line.strip() for line in lines] == ([before, "True 1"] if slow else [])
 
 
 def test_each_preset_is_loaded_once_and_decodes_its_own(files, tmp_path):

@@ -135,6 +135,7 @@ def fetched(requests):
 def test_a_run_ends_well_and_fetches_what_it_needs_alone(online, name):
     ended, requests = online[1][name]
     assert ended.status == 0, ended.stderr
+    assert "An error occurred" not in ended.stderr
     assert fetched(requests) == FETCHED[name]
 
 
@@ -184,6 +185,7 @@ def test_what_is_cached_has_the_sha256_that_the_hub_names(online, environment, h
 def test_a_second_run_needs_no_network(offline, name):
     ended, requests = offline[1][name]
     assert ended.status == 0, ended.stderr
+    assert "An error occurred" not in ended.stderr
     assert requests == []
 
 
