@@ -14,7 +14,6 @@ is a JSON summary. Decoding needs the file and the models of the preset that wro
 import argparse
 import dataclasses
 import hashlib
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -41,6 +40,7 @@ from evaluation.flags import (
     preset,
     rate,
 )
+from evaluation.processes import leave
 from presets import PRESETS, Preset, PresetError, writer_of
 
 if TYPE_CHECKING:
@@ -306,4 +306,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
