@@ -25,7 +25,7 @@ from typing import NamedTuple
 from common.files import complain, printable, reason_of, say, write
 from common.weights import UnavailableError
 from evaluation.lock import locked, remove_temporary
-from evaluation.processes import imap_forked, worker_count
+from evaluation.processes import imap_forked, one_thread, worker_count
 from presets import PresetError
 from reporting.reading import NoRunError, read_regular
 
@@ -115,11 +115,19 @@ class Conversion:
     ) -> None:
         """Do jobs, those of a folder side by side if `worker_count` says so.
 
+        A single file is then done on one core.
+
         Raises OSError if the disk is full or a worker was killed.
         """
-        workers = worker_count(device, parameters) if self.folder else 0
+        workers = worker_count(device, parameters)
+        alone = workers > 0 and not self.folder
+        if alone:
+            workers = 0
         try:
-            with imap_forked(partial(do, make=make), jobs, workers) as outcomes:
+            with (
+                one_thread(alone),
+                imap_forked(partial(do, make=make), jobs, workers) as outcomes,
+            ):
                 for outcome in outcomes:
                     self._take(outcome)
         except BrokenProcessPool:

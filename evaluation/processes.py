@@ -127,6 +127,24 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+@contextlib.contextmanager
+def one_thread(when: bool) -> Iterator[None]:
+    """Let PyTorch use one core in the block, if `when`.
+
+    On a CPU, threads cost more than they help to load models, or to generate with small ones: they
+    wait for one another, and use the processor while they do.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if when:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def is_slow(device: str, parameters: int) -> bool:
     """Return whether a photograph takes minutes: a model as large as Stable Diffusion on a CPU."""
     return device == "cpu" and parameters > SMALL
