@@ -7,9 +7,8 @@ Writes to recon_examples/PIC_<preset>_<dataset>/ (see evaluation/loop.py). The l
 is the summary as JSON.
 """
 
-import sys
-
 from evaluation.flags import parser
+from evaluation.processes import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,4 +20,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,9 +8,8 @@ Writes to recon_examples/PICS_<preset>_<dataset>/ (see evaluation/loop.py). The 
 is the summary as JSON.
 """
 
-import sys
-
 from evaluation.flags import LAM_SKETCH_HELP, parser, rate
+from evaluation.processes import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,4 +23,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -14,7 +14,6 @@ is a JSON summary. Decoding needs the file and the models of the preset that wro
 import argparse
 import dataclasses
 import hashlib
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -41,6 +40,7 @@ from evaluation.flags import (
     preset,
     rate,
 )
+from evaluation.processes import leave, one_thread
 from presets import PRESETS, Preset, PresetError, writer_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def encode(args: argparse.Namespace) -> int:
     config, device = encoder_config(args, sketch=not args.no_sketch), choose_device(args.device)
     check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
-        encoder = Encoder(args.preset, config, device)
+        with one_thread(device == "cpu"):
+            encoder = Encoder(args.preset, config, device)
         if folder:  # one progress bar, that of the folder
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
@@ -196,9 +197,10 @@ def decode_groups(
     device, decoder = choose_device(args.device), None
     for (row, sketch, color), jobs in groups.items():
         try:
-            if decoder is None or decoder.preset != row:
-                decoder = Decoder(row, device, args.lam_sketch, execution(args))
-            decoder.fingerprint(sketch, color)  # loads what these layers need, before any fork
+            with one_thread(device == "cpu"):
+                if decoder is None or decoder.preset != row:
+                    decoder = Decoder(row, device, args.lam_sketch, execution(args))
+                decoder.fingerprint(sketch, color)  # loads what these layers need, before any fork
         except FAILURES as error:
             conversion.fail(jobs, error)
             continue
@@ -306,4 +308,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from common.files import complain, printable, reason_of, say, write
 from common.weights import UnavailableError
 from evaluation.lock import locked, remove_temporary
-from evaluation.processes import imap_forked, is_slow, pace, worker_count
+from evaluation.processes import imap_forked, is_slow, one_thread, pace, worker_count
 from presets import PresetError
 from reporting.reading import NoRunError, read_regular
 
@@ -117,16 +117,23 @@ class Conversion:
     ) -> None:
         """Do jobs, those of a folder side by side if `worker_count` says so.
 
-        With a large model on a CPU, say that, and after the first job how long one takes. Raises
-        OSError if the disk is full or a worker was killed.
+        With a large model on a CPU, say that, and after the first job how long one takes. A single
+        file is done on one core by a small model. Raises OSError if the disk is full or a worker
+        was killed.
         """
-        workers = worker_count(device, parameters) if self.folder else 0
+        workers = worker_count(device, parameters)
+        alone = workers > 0 and not self.folder
+        if alone:
+            workers = 0
         slow = is_slow(device, parameters) and bool(jobs)
         if slow:
             complain("this model on a CPU: minutes an image, said after the first")
         begun = time.perf_counter()
         try:
-            with imap_forked(partial(do, make=make), jobs, workers) as outcomes:
+            with (
+                one_thread(alone),
+                imap_forked(partial(do, make=make), jobs, workers) as outcomes,
+            ):
                 for number, outcome in enumerate(outcomes):
                     self._take(outcome)
                     if slow and number == 0 and not outcome.failure:

@@ -18,7 +18,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.flags import KID_SUBSETS, encoder_config, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.overlap import overlap_threads
-from evaluation.processes import ProcessGroup, is_slow, join, worker_count
+from evaluation.processes import ProcessGroup, is_slow, join, one_thread, worker_count
 from evaluation.timing import Stopwatch
 from metrics import MetricSet, Tools, Unavailable, is_per_image
 from metrics.baselines import Codec, load_codec
@@ -60,7 +60,8 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     todo = take(held, folder, settings, samples.names, args.overwrite, group)
     encoder, workers = None, 0
     if group.own(todo):
-        encoder = Encoder(args.preset, config, group.device, timer)
+        with one_thread(group.device == "cpu"):
+            encoder = Encoder(args.preset, config, group.device, timer)
         workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter

@@ -12,7 +12,7 @@ import importlib
 import importlib.metadata
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -194,7 +194,7 @@ def without_memory() -> Iterator[None]:
 
 @contextmanager
 def without_draws() -> Iterator[None]:
-    """Compute nothing for tensors without memory: torch would import its compiler for that."""
+    """Compute nothing for tensors without memory: torch would import its compiler, or SymPy."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -209,11 +209,18 @@ def without_draws() -> Iterator[None]:
                 return torch.empty(
                     args[0].shape, **{"dtype": args[0].dtype, "device": "meta", **kwargs}
                 )
-            if function is torch.arange and all(type(number) is int for number in args):
+            if function in (torch.arange, torch.randn) and _are_whole(args):
                 device = torch.device(kwargs.get("device") or torch.get_default_device())
-                if device.type == "meta":
+                if device.type == "meta" and function is torch.arange:
                     return torch.empty(len(range(*args)), dtype=torch.int64, device=device)
+                if device.type == "meta":
+                    return torch.empty(*args, **{**kwargs, "device": device})
             return function(*args, **kwargs)
 
     with NoValues():
         yield
+
+
+def _are_whole(args: Sequence[object]) -> bool:
+    """Return whether arguments are whole numbers, no tensors."""
+    return all(type(number) is int for number in args)

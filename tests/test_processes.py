@@ -144,8 +144,10 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
 
 @pytest.mark.parametrize("batch", ["1", "3", "100"])
 @pytest.mark.parametrize("cores", CORES)
-def test_batches_change_nothing(monkeypatch, whole, photos, tmp_path, batch, cores):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: int(cores))
+def test_batches_change_nothing(
+    monkeypatch, threads_restored, whole, photos, tmp_path, batch, cores
+):
+    torch.set_num_threads(int(cores))
     in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", batch)
     assert results(tmp_path / "out") == whole
 
@@ -194,7 +196,7 @@ def test_interrupted_run_says_what_is_done(photos, tmp_path, cores):
 
 @forks
 def test_a_killed_worker_ends_the_run_and_loses_nothing(
-    monkeypatch, whole, photos, tmp_path, capsys
+    monkeypatch, threads_restored, whole, photos, tmp_path, capsys
 ):
     encode_all = StubEncoder.encode_all
 
@@ -204,7 +206,7 @@ def test_a_killed_worker_ends_the_run_and_loses_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
         return encode_all(self, images, sizes)
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    torch.set_num_threads(2)
     monkeypatch.setattr(StubEncoder, "encode_all", deadly)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
     assert "error: a worker was killed" in capsys.readouterr().err.splitlines()[-1]

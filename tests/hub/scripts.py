@@ -86,12 +86,12 @@ def make_smaller(names: tuple[str, ...]) -> None:
 
 def run_here(command: list[str]) -> tuple[int, str]:
     """Run a script in this process; return its exit status and what it wrote to stdout."""
-    sys.argv, status = command, 0
+    sys.argv = command
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            runpy.run_path(command[0], run_name="__main__")
+            status = runpy.run_path(command[0])["main"]()
         except SystemExit as ended:
-            status = ended.code or 0
+            status = ended.code
     sys.stderr.flush()
     return status, out.getvalue()
 
