@@ -10,7 +10,7 @@ from pathlib import Path
 
 from allocation.config import BudgetConfig
 from allocation.table import LEAST_BYTES
-from bitstream import LAYERS
+from bitstream import LAYERS, MAX_FILE_BYTES
 from codec import EncoderConfig
 from common.files import ROOT
 from dataloaders import DATASETS
@@ -223,7 +223,7 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
     if args.bytes is None:
         return EncoderConfig(**options)
     most = args.allocations or BudgetConfig.allocations
-    return BudgetConfig(**options, budget=args.bytes, allocations=most)
+    return BudgetConfig(**options, budget=min(args.bytes, MAX_FILE_BYTES), allocations=most)
 
 
 def sent_layers(args: argparse.Namespace, sketch: bool) -> tuple[str, ...]:
