@@ -89,6 +89,7 @@ class Encoded:
     cosine: float  # CLIP cosine of prompt and image
     sketch: np.ndarray | None  # uint8 (H, W), before coding
     scores: tuple[float, ...]  # of the candidates, higher is better; empty if there was only one
+    allocation: dict | None = None  # of a budget, as its record shows it (allocation/encoder.py)
 
 
 class Decoder:
@@ -208,12 +209,10 @@ class Decoder:
             )
 
     def _check_prompt(self, prompt: Prompt) -> None:
-        longest = self.generator.longest_prompt
-        if len(prompt.ids) > longest:
-            raise DecodeError(
-                f"the prompt has {len(prompt.ids)} tokens, preset {self.preset.name} takes "
-                f"{longest} at most: the file is damaged"
-            )
+        count, longest = len(prompt.ids), self.generator.longest_prompt
+        if count > longest:
+            takes = f"preset {self.preset.name} takes {longest} at most"
+            raise DecodeError(f"the prompt has {count} tokens, {takes}: the file is damaged")
 
 
 class Encoder:
@@ -274,15 +273,18 @@ class Encoder:
         if source_sizes is None:
             source_sizes = [(image.shape[0], image.shape[1]) for image in images]
         check_sources(source_sizes, len(images))
+        found = self.find(images, source_sizes)
+        with self.timer("coding"):
+            return list(map(self._pack, images, source_sizes, *found))
+
+    def find(self, images, source_sizes) -> tuple[list["Layers"], list[Choice]]:
+        """Return the layers of each image, and the candidate that was chosen with them."""
         coded = self.map(lambda image: (self._sketch(image), self._color(image)), images)
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
-        layers = [_Layers(found, *both) for found, both in zip(prompts, coded, strict=True)]
+        layers = [Layers(found, *both) for found, both in zip(prompts, coded, strict=True)]
         with self.timer("candidates"):
-            choices = self.chooser.choose(images, [layer.conditions() for layer in layers])
-        with self.timer("coding"):
-            parts = zip(images, source_sizes, layers, choices, strict=True)
-            return [self._pack(*part) for part in parts]
+            return layers, self.chooser.choose(images, [one.conditions() for one in layers])
 
     def _check_vocabulary(self) -> None:
         searched = self.clip.tokenizer.get_vocab()
@@ -301,50 +303,48 @@ class Encoder:
 
         return load_annotator(self.preset.annotator, device)
 
-    def _sketch(self, image: np.ndarray) -> "_Coded":
+    def _sketch(self, image: np.ndarray) -> "Coded":
         if self.annotator is None:
-            return _Coded()
+            return Coded()
         with self.timer("sketch"):
             sketch = self.annotator(image)
         with self.timer("coding"):
-            return _Coded(sketch, *self.decoder.sketch_codec.encode_and_decode(sketch))
+            return Coded(sketch, *self.decoder.sketch_codec.encode_and_decode(sketch))
 
-    def _color(self, image: np.ndarray) -> "_Coded":
+    def _color(self, image: np.ndarray) -> "Coded":
         if not self.color_bytes:
-            return _Coded()
+            return Coded()
         with self.timer("coding"):
             payload = color_codec.encode(image, self.color_bytes)
-            return _Coded(None, payload, color_codec.decode(payload, *image.shape[:2]))
+            return Coded(None, payload, color_codec.decode(payload, *image.shape[:2]))
 
-    def _pack(
-        self, image: np.ndarray, source: tuple[int, int], layers: "_Layers", choice: Choice
-    ) -> Encoded:
-        stream = Stream(
-            fingerprint=self.fingerprint,
-            source_width=source[1],
-            source_height=source[0],
-            width=image.shape[1],
-            height=image.shape[0],
-            seed=choice.seed,
-            text=layers.prompt.payload,
-            sketch=layers.sketch.payload,
-            color=layers.color.payload,
-        )
-        data, prompt = bitstream.pack(stream), layers.prompt
-        return Encoded(data, prompt.ids, prompt.cosine, layers.sketch.sketch, choice.scores)
+    def _pack(self, image: np.ndarray, source: tuple, layers: "Layers", choice: Choice) -> Encoded:
+        height, width = image.shape[:2]
+        prompt, sketch, color = layers.prompt, layers.sketch, layers.color.payload
+        fingerprint = self.decoder.fingerprint(sketch.payload is not None, color is not None)
+        sizes = source[1], source[0], width, height, choice.seed
+        stream = Stream(fingerprint, *sizes, prompt.payload, sketch.payload, color)
+        found = *prompt[1:], sketch.sketch, choice.scores, layers.allocation
+        return Encoded(bitstream.pack(stream), *found)
 
 
-class _Coded(NamedTuple):
+class Coded(NamedTuple):
+    """A layer's payload."""
+
     sketch: np.ndarray | None = None  # uint8 (H, W), before coding
     payload: bytes | None = None
     decoded: np.ndarray | None = None  # what a decoder makes of the payload
 
 
-class _Layers(NamedTuple):
+class Layers(NamedTuple):
+    """The layers of an image."""
+
     prompt: "FoundPrompt"
-    sketch: _Coded
-    color: _Coded
+    sketch: Coded
+    color: Coded
+    allocation: dict | None = None  # as in `Encoded`
 
     def conditions(self) -> Conditions:
+        """Return what a decoder makes of them."""
         prompt = Prompt(self.prompt.ids, "", None)
         return Conditions(prompt, self.sketch.decoded, self.color.decoded)

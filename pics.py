@@ -1,7 +1,8 @@
 """One file at a time: a photograph to a .pics file, and back.
 
     python pics.py encode photo.jpg photo.pics
-    python pics.py encode photo.jpg photo.pics --prompt "a red barn under a stormy sky"
+    python pics.py encode photo.jpg photo.pics --bytes 240          # at most, the whole file
+    python pics.py encode photo.jpg photo.pics --layers text --prompt "a red barn in the snow"
     python pics.py decode photo.pics photo.png
     python pics.py info photo.pics
     python pics.py drop photo.pics color smaller.pics       # remove the color layer
@@ -57,9 +58,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     encode.add_argument("photo", type=Path, help="an image, or a folder of images")
     encode.add_argument("file", type=Path, help="the .pics file to write, or a folder for them")
     encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
-    encode.add_argument(
-        "--no_sketch", action="store_true", help="PIC: send the prompt alone, some 30 bytes"
-    )
     encode.add_argument("--lam_sketch", type=rate, help=LAM_SKETCH_HELP)
     add_encoding_flags(encode)
     decode = commands.add_parser(
@@ -93,15 +91,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def encode(args: argparse.Namespace) -> int:
     """Encode an image or a folder."""
+    from allocation.config import BudgetConfig
+    from allocation.encoder import BudgetEncoder
     from codec import Encoder
 
     folder = args.file if args.photo.is_dir() else None
     jobs = photo_jobs(args)
-    config, device = encoder_config(args, sketch=not args.no_sketch), choose_device(args.device)
+    config, device = encoder_config(args, sketch=True), choose_device(args.device)
     check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
+        make = BudgetEncoder if isinstance(config, BudgetConfig) else Encoder
         with one_thread(device == "cpu"):
-            encoder = Encoder(args.preset, config, device)
+            encoder = make(args.preset, config, device)
         if folder:  # one progress bar, that of the folder
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)

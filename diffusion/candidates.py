@@ -22,6 +22,20 @@ class Choice(NamedTuple):
     scores: tuple[float, ...]  # of all candidates, higher is better; empty if there was only one
 
 
+class Job(NamedTuple):
+    """An image to generate."""
+
+    conditions: tuple  # as `generate` takes them
+    seed: int
+    height: int  # pixels
+    width: int
+
+
+def layers_of(conditions: tuple) -> tuple[bool, ...]:
+    """Return which of its layers conditions have; those of one batch have the same."""
+    return tuple(layer is not None for layer in conditions)
+
+
 @dataclass(frozen=True)
 class Chooser:
     """Generates `count` candidates for each image, `together` in a batch, and chooses the best."""
@@ -31,37 +45,40 @@ class Chooser:
     count: int  # the paper's N; seeds are 0 to count - 1
     together: int  # bounds memory
 
-    def choose(self, images: Sequence[np.ndarray], conditions: Sequence) -> list[Choice]:
+    def choose(self, images: Sequence[np.ndarray], conditions: Sequence[tuple]) -> list[Choice]:
         """Return the choice for each image, uint8 (H, W, 3) of any sizes, and its conditions.
 
         conditions: one for each image, as `generate` takes them.
         """
         if self.count == 1:
             return [Choice(0, ())] * len(images)
+        jobs = []
+        for image, each in zip(images, conditions, strict=True):
+            jobs += [Job(each, seed, *image.shape[:2]) for seed in range(self.count)]
+        generated = self.generate_all(jobs)
+        choices = []
+        for index, image in enumerate(images):
+            first = index * self.count
+            scores = self.score(image, generated[first : first + self.count])
+            choices.append(Choice(int(np.argmax(scores)), tuple(scores)))
+        return choices
 
-        def shape(index: int) -> tuple[int, ...]:
-            return images[index].shape
+    def generate_all(self, jobs: Sequence[Job]) -> list[np.ndarray]:
+        """Return an image for each job; those of one size and the same layers share batches."""
 
-        choices = {}
-        for (height, width, _), group in groupby(sorted(range(len(images)), key=shape), shape):
+        def alike(index: int) -> tuple:
+            job = jobs[index]
+            return job.height, job.width, layers_of(job.conditions)
+
+        generated = {}
+        for (height, width, _), group in groupby(sorted(range(len(jobs)), key=alike), alike):
             members = list(group)
-            generated = self._candidates([conditions[i] for i in members], height, width)
-            for i, candidates in zip(members, generated, strict=True):
-                scores = self.score(images[i], candidates)
-                choices[i] = Choice(int(np.argmax(scores)), tuple(scores))
-        return [choices[i] for i in range(len(images))]
-
-    def _candidates(self, conditions: Sequence, height: int, width: int) -> list[list[np.ndarray]]:
-        """Return the candidates of images of one size, a list of `count` for each conditions."""
-        repeated = []
-        for each in conditions:
-            repeated += [each] * self.count
-        seeds = list(range(self.count)) * len(conditions)
-        generated = []
-        for start in range(0, len(seeds), self.together):
-            part = slice(start, start + self.together)
-            generated += self.generate(repeated[part], seeds[part], height, width)
-        return [generated[i : i + self.count] for i in range(0, len(generated), self.count)]
+            for start in range(0, len(members), self.together):
+                part = members[start : start + self.together]
+                each = [jobs[index].conditions for index in part]
+                seeds = [jobs[index].seed for index in part]
+                generated |= zip(part, self.generate(each, seeds, height, width), strict=True)
+        return [generated[index] for index in range(len(jobs))]
 
 
 def load_score(loss: str, clip, device: str) -> Score:

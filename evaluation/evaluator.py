@@ -11,6 +11,7 @@ import color_codec
 from codec import Conditions, Decoded, Encoded, Encoder
 from common.files import png, reason_of, write
 from dataloaders import ImageError, Sample, Samples
+from diffusion.candidates import layers_of
 from evaluation.timing import Stopwatch, peak_memory, reset_peak_memory
 from metrics import MetricSet
 from metrics.baselines import BudgetError, Codec, compress
@@ -34,6 +35,12 @@ class Work:
     stream: bitstream.Stream | None = None
     conditions: Conditions | None = None
 
+    def is_like(self, other: "Work") -> bool:
+        """Return whether both can be generated in one batch."""
+        if self.sample.image.shape != other.sample.image.shape:
+            return False
+        return layers_of(self.conditions or ()) == layers_of(other.conditions or ())
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
@@ -52,9 +59,10 @@ class Evaluator:
 
     def do(self, indices: Sequence[int], samples: Samples) -> None:
         """Do some of the images together; record those that cannot be read or done."""
-        for group in self.groups(self.encode(self.read(indices, samples))):
-            for work in group:
-                self.unpack(work)
+        works = self.encode(self.read(indices, samples))
+        for work in works:
+            self.unpack(work)
+        for group in self.groups(works):
             for work, decoded in self.generate(group):
                 self.finish(work, decoded)
 
@@ -100,12 +108,13 @@ class Evaluator:
         write(self.folder / f"{name}{FAILED}", f"{reason}\n".encode())
 
     def groups(self, works: Sequence[Work]) -> list[list[Work]]:
-        """Return the images in groups of one size, `together` at most, to be generated together."""
+        """Return the unpacked images in groups of one size and with the same layers, `together` at
+        most, to be generated together.
+        """
         groups: list[list[Work]] = []
         for work in works:
             last = groups[-1] if groups else []
-            fits = last and last[0].sample.image.shape == work.sample.image.shape
-            if fits and len(last) < self.together:
+            if last and last[0].is_like(work) and len(last) < self.together:
                 last.append(work)
             else:
                 groups.append([work])
@@ -164,6 +173,8 @@ class Evaluator:
         self._write_images(sample, encoded, decoded)
         write(self.folder / f"{sample.name}.pics", encoded.data)
         record = describe(sample, encoded, decoded, values)
+        if encoded.allocation:
+            record["allocation"] = encoded.allocation
         if beside:
             record["baselines"] = beside
         record["seconds"] = {}
@@ -216,6 +227,8 @@ def describe(sample: Sample, encoded: Encoded, decoded: Decoded, values: dict) -
     height, width = sample.image.shape[:2]
     sizes = bitstream.layer_sizes(decoded.stream)
     rates = {layer: 8 * count / (height * width) for layer, count in sizes.items()}
+    if decoded.stream.text is not None:
+        values = {**values, "prompt_cosine": _rounded(encoded.cosine, 5)}
     return {
         "name": sample.name,
         "prompt": decoded.conditions.prompt.text,
@@ -226,7 +239,7 @@ def describe(sample: Sample, encoded: Encoded, decoded: Decoded, values: dict) -
         "bytes": {**sizes, "total": len(encoded.data)},
         "bpp": {**rates, "total": bitstream.bits_per_pixel(encoded.data, height, width)},
         "sha256": hashlib.sha256(encoded.data).hexdigest(),
-        "metrics": {**values, "prompt_cosine": _rounded(encoded.cosine, 5)},
+        "metrics": values,
         "scores": [_rounded(score, 4) for score in encoded.scores],
     }
 

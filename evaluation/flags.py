@@ -8,6 +8,9 @@ import argparse
 import math
 from pathlib import Path
 
+from allocation.config import BudgetConfig
+from allocation.table import LEAST_BYTES
+from bitstream import LAYERS, MAX_FILE_BYTES
 from codec import EncoderConfig
 from common.files import ROOT
 from dataloaders import DATASETS
@@ -21,6 +24,12 @@ KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; e
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
+# Flags of one layer, which --layers must not leave out.
+FLAGS_OF_LAYERS = {
+    "text": ("prompt", "prompt_len", "prompt_bytes"),
+    "sketch": ("lam_sketch",),
+    "color": ("color_bytes",),
+}
 LAM_SKETCH_HELP = (
     "rate of the sketch: a lambda of the bundled codec, or a codec file (default: the preset's)"
 )
@@ -88,6 +97,26 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
         help="number of candidates; the seed of the best is sent (default: the preset's)",
     )
     add("--loss", default="clip", choices=LOSSES, help="how the best candidate is chosen")
+    add(
+        "--bytes",
+        type=budget,
+        metavar="B",
+        help=f"maximum bytes of the whole file, {LEAST_BYTES} or more, which are split between its "
+        "layers by the preset's table and the image",
+    )
+    add(
+        "--allocations",
+        type=positive,
+        metavar="M",
+        help="number of ways to split --bytes that are tried on an image, the table's first "
+        f"(default: {BudgetConfig.allocations})",
+    )
+    add(
+        "--layers",
+        type=layer_names,
+        help="layers that may be sent, separated by commas: text, sketch, color (default: text "
+        "for PIC, all for PICS)",
+    )
     add(
         "--color_bytes",
         type=natural,
@@ -163,7 +192,11 @@ def execution(args: argparse.Namespace) -> Execution:
 
 
 def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
-    """Return what the flags say about encoding."""
+    """Return what the flags say about encoding; sketch: whether the method has one.
+
+    Raises ValueError for flags that contradict one another.
+    """
+    sent = sent_layers(args, sketch)
     prompt = PromptOptions(
         text=args.prompt,
         source=args.prompt_from,
@@ -175,17 +208,57 @@ def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:
         steps=args.prompt_steps,
         seconds=args.prompt_seconds,
         seed=args.seed,
+        sent="text" in sent,
     )
-    return EncoderConfig(
-        sketch=sketch,
-        lam_sketch=getattr(args, "lam_sketch", None),
-        color_bytes=args.color_bytes,
-        candidates=args.N,
-        loss=args.loss,
-        together=args.together,
-        prompt=prompt,
-        execution=execution(args),
-    )
+    options = {
+        "sketch": "sketch" in sent,
+        "lam_sketch": getattr(args, "lam_sketch", None),
+        "color_bytes": color_bytes(args, sent),
+        "candidates": args.N,
+        "loss": args.loss,
+        "together": args.together,
+        "prompt": prompt,
+        "execution": execution(args),
+    }
+    if args.bytes is None:
+        return EncoderConfig(**options)
+    most = args.allocations or BudgetConfig.allocations
+    return BudgetConfig(**options, budget=min(args.bytes, MAX_FILE_BYTES), allocations=most)
+
+
+def sent_layers(args: argparse.Namespace, sketch: bool) -> tuple[str, ...]:
+    """Return the layers that may be sent. sketch: whether the method has one.
+
+    Raises ValueError for flags that contradict one another.
+    """
+    if args.allocations and args.bytes is None:
+        raise ValueError("--allocations is the number of ways to split --bytes: name that, too")
+    if args.layers is None:
+        method = LAYERS if sketch else ("text",)
+        return (*method, "color") if args.color_bytes and not sketch else method
+    if "sketch" in args.layers and not sketch:
+        raise ValueError("--layers sketch: PIC sends no sketch; eval_PICS.py does")
+    for layer, flags in FLAGS_OF_LAYERS.items():
+        given = [flag for flag in flags if getattr(args, flag, None)]
+        if given and layer not in args.layers:
+            raise ValueError(f"--{given[0]} is of the layer {layer}, which --layers leaves out")
+    return args.layers
+
+
+def color_bytes(args: argparse.Namespace, sent: tuple[str, ...]) -> int | None:
+    """Return the maximum size of the color layer; None for the default: the preset's with a sketch,
+    and all that is left of a budget.
+
+    Raises ValueError if nothing at all would be sent.
+    """
+    size = args.color_bytes
+    if "color" not in sent:
+        size = 0
+    elif size is None and args.bytes is None and "sketch" not in sent:
+        size = args.preset.color_bytes
+    if sent == ("color",) and size == 0:
+        raise ValueError("--layers color: say with --color_bytes how many bytes they may take")
+    return size
 
 
 def natural(text: str) -> int:
@@ -200,6 +273,26 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
     return int(text)
+
+
+def budget(text: str) -> int:
+    """Parse `--bytes`."""
+    if not text.isdecimal() or int(text) < LEAST_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be an integer of {LEAST_BYTES} or more, the least that a file takes"
+        )
+    return int(text)
+
+
+def layer_names(text: str) -> tuple[str, ...]:
+    """Parse `--layers`; the names are returned in the order of the file."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in LAYERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown layer {', '.join(map(repr, unknown))}: choose of {', '.join(LAYERS)}"
+        )
+    return tuple(name for name in LAYERS if name in names)
 
 
 def subset_size(text: str) -> int:

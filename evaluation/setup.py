@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from allocation.config import BudgetConfig
+from allocation.encoder import BudgetEncoder
 from codec import Encoder
 from common.files import complain
 from common.weights import UnavailableError
@@ -60,8 +62,9 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     todo = take(held, folder, settings, samples.names, args.overwrite, group)
     encoder, workers = None, 0
     if group.own(todo):
+        make = BudgetEncoder if isinstance(config, BudgetConfig) else Encoder
         with one_thread(group.device == "cpu"):
-            encoder = Encoder(args.preset, config, group.device, timer)
+            encoder = make(args.preset, config, group.device, timer)
         workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter
@@ -103,6 +106,8 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     names = [
         "N",
         "loss",
+        "bytes",
+        "allocations",
         "color_bytes",
         "prompt",
         "prompt_from",
@@ -120,6 +125,7 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     # As in the folders of runs that knew no other search.
     search = None if args.prompt_search == "fast" else args.prompt_search
     return settings | {
+        "layers": ",".join(args.layers) if args.layers else None,
         "prompt_search": search,
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,

@@ -9,6 +9,7 @@ Codec files are read and written in `codec_file`. The payload of a sketch:
     the network's own bytes       see SketchHyperpriorCoder and ZooCoder
 """
 
+import copy
 import hashlib
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from models_ntc.entropy import NotFiniteError, SketchError
 from models_ntc.errors import CodecFileError, refusing
 from models_ntc.networks import new_network
 from models_ntc.sketch_coder import SketchHyperpriorCoder
-from models_ntc.sketch_hyperprior import SketchHyperprior
+from models_ntc.sketch_hyperprior import RATES, SketchHyperprior
 
 if TYPE_CHECKING:
     from models_ntc.zoo import ZooCoder
@@ -91,6 +92,20 @@ class SketchCodec:
         """Return height and width in pixels from a payload's header. Raises SketchError."""
         (rows, columns), _ = split_blocks(payload)
         return 64 * rows, 64 * columns
+
+    @property
+    def lambdas(self) -> tuple[float, ...]:
+        """The lambdas that it can write at, ascending; none if its network has one rate alone."""
+        if not isinstance(self.coder, SketchHyperpriorCoder):
+            return ()
+        low, high = self.coder.net.config.lambda_range
+        return tuple(low * (high / low) ** (step / (RATES - 1)) for step in range(RATES))
+
+    def at(self, lmbda: float) -> "SketchCodec":
+        """Return the same codec, which writes at another of its `lambdas`, the nearest one."""
+        coder = copy.copy(self.coder)
+        coder.step = coder.net.rate_step(lmbda)
+        return SketchCodec(coder, self.path, self.digest, self.config | {"lambda": lmbda})
 
     def _encode(self, sketch: np.ndarray) -> tuple[bytes, Tensor]:
         """Return the payload of a sketch, and the latents that the decoder will have."""

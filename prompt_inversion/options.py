@@ -23,6 +23,7 @@ class PromptOptions:
     steps: int | None = None  # number of search steps; None for "pez": the published 3,000
     seconds: float | None = None  # time limit of the search of images searched together
     seed: int = 0  # of the search
+    sent: bool = True  # False: there is no prompt, and the file has no text layer
 
     def __post_init__(self):
         if self.source not in SOURCES:

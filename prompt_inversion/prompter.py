@@ -6,6 +6,7 @@ for found in prompter.find(images):
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,9 +29,12 @@ log = logging.getLogger(__name__)
 class FoundPrompt(NamedTuple):
     """A prompt for one image."""
 
-    payload: bytes  # of the text layer
+    payload: bytes | None  # of the text layer; None: it is not sent
     ids: tuple[int, ...]  # that the generator gets
     cosine: float  # of CLIP's features of these ids and of the image
+
+
+NOT_SENT = FoundPrompt(None, (), math.nan)
 
 
 class Prompter:
@@ -72,6 +76,8 @@ class Prompter:
 
     def find(self, images: Sequence[np.ndarray]) -> list[FoundPrompt]:
         """Return a prompt for each image, uint8 (H, W, 3) of any sizes; one search finds all."""
+        if not self.options.sent:
+            return [NOT_SENT] * len(images)
         if self.options.text is not None:
             return self._from_texts(images, [self.options.text] * len(images))
         if self._captions:
@@ -81,6 +87,26 @@ class Prompter:
             payload = self.codec.encode_ids(found.ids)
             prompts.append(FoundPrompt(payload, found.ids, found.cosine))
         return prompts
+
+    def shortened(self, found: FoundPrompt, image: np.ndarray, size: int) -> FoundPrompt | None:
+        """Return an image's searched prompt in at most `size` bytes; None if no token fits.
+
+        Nothing is searched again: tokens are left out one by one, each time that without which
+        CLIP's features are nearest to the image's.
+        """
+        payload, ids, cosine = found
+        if payload is None or len(payload) <= size:
+            return found
+        target = self.clip.image_features([image])[0]
+        while len(payload) > size:
+            if len(ids) == 1:
+                return None
+            shorter = [ids[:position] + ids[position + 1 :] for position in range(len(ids))]
+            cosines = self.clip.text_features(shorter) @ target
+            best = int(cosines.argmax())
+            ids, cosine = shorter[best], float(cosines[best])
+            payload = self.codec.encode_ids(ids)
+        return FoundPrompt(payload, ids, cosine)
 
     def _from_texts(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> list[FoundPrompt]:
         """Return the prompts of texts, one for each image."""

@@ -17,6 +17,8 @@ class Column(NamedTuple):
 COLUMNS = {  # the columns that are no metric
     "bytes": Column("bytes", 0),
     "bpp": Column("bits per pixel", 4),
+    "budget": Column("budget, bytes", 0, ""),
+    "lam_sketch": Column("lambda of the sketch", 3, ""),
     "prompt_cosine": Column("prompt cosine", 4, "higher"),
 }
 

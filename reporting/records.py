@@ -13,6 +13,7 @@ record["bytes"]["total"]
 | sha256 | of <name>.pics, hexadecimal; records of earlier versions have none |
 | metrics | by name; null: not available |
 | scores | of the candidates |
+| allocation | of `--bytes`: {budget, lam_sketch of the sketch sent or null, number tried} |
 | baselines | by image format: {bytes, bpp, scale, quality, metrics}, or {why} |
 | seconds, memory | by stage; bytes by kind |
 
@@ -110,6 +111,9 @@ SCHEMA = fields(
         "coded_size": sequence(_coded_pixels, most=2, least=2),
         "sha256": checksum_check,
         "scores": sequence(optional(number()), most=1 << 16),
+        "allocation": fields(
+            {"budget": _size, "lam_sketch": optional(number(0)), "tried": integer(1, 1 << 16)}, {}
+        ),
         "baselines": table(baseline_check, most=20),
         "seconds": table(number(0), most=20),
         "memory": table(integer(0, 10**15), most=8),

@@ -16,6 +16,7 @@ COSTS = (
     "seconds_",
     "memory_",
 )  # prefixes of columns that differ from run to run; pages leave them out
+ALLOCATION = ("budget", "lam_sketch")  # the columns of a run with --bytes
 BASELINE_TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000"}
 BASELINE_NOTES = (
     "name",
@@ -37,6 +38,9 @@ def as_row(record: dict) -> dict:
     for layer, count in record["bytes"].items():
         if layer != "total":
             row[f"bytes_{layer}"] = count
+    for column in ALLOCATION:
+        if column in record.get("allocation", {}):
+            row[column] = record["allocation"][column]
     row |= record["metrics"]
     for kind in ("seconds", "memory"):
         for what, cost in record.get(kind, {}).items():
@@ -86,7 +90,7 @@ def layers_of(rows: Sequence[dict]) -> list[str]:
 
 def metrics_of(rows: Sequence[dict]) -> list[str]:
     """Return the columns with a metric of at least one image."""
-    others = (*TEXTS, "bytes", "bpp", *layers_of(rows))
+    others = (*TEXTS, "bytes", "bpp", *ALLOCATION, *layers_of(rows))
     metrics = []
     for column in columns_of(rows):
         if column not in others and numbers_of(rows, column):

@@ -10,14 +10,19 @@ ROOT = Path(__file__).parent.parent
 LEVELS = {
     6: "benchmarks",
     5: "eval_PIC eval_PICS pics report train_compressai generate_sketches tiny scripts",
-    4: "evaluation codec reporting",
+    4: "evaluation allocation codec reporting",
     3: "annotator prompt_inversion models_ntc diffusion color_codec",  # the components
     2: "text_codec metrics presets dataloaders",
     1: "pretrained",
     0: "common bitstream",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
-SIDEWAYS = {("evaluation", "codec"), ("evaluation", "reporting")}  # the only ones of one level
+SIDEWAYS = {  # the only ones of one level
+    ("evaluation", "allocation"),
+    ("evaluation", "codec"),
+    ("evaluation", "reporting"),
+    ("allocation", "codec"),
+}
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -74,9 +79,10 @@ def test_the_rule_itself():
     assert may_import("codec", "diffusion")
     assert may_import("models_ntc", "metrics")
     assert may_import("text_codec", "common")
-    for target in ("codec", "reporting"):
+    for target in ("allocation", "codec", "reporting"):
         assert may_import("evaluation", target)
         assert not may_import(target, "evaluation")
+    assert may_import("allocation", "codec") and not may_import("codec", "allocation")
     assert not may_import("reporting", "codec")
     assert not may_import("codec", "reporting")
     assert not may_import("diffusion", "annotator")

@@ -287,14 +287,14 @@ def test_encoded_files_are_kept_for_the_same_photograph_and_settings(
     Image.new("L", (64, 64), 200).save(photos / "p4.png")
     encode()
     encode("--seed", "1")
-    encode("--seed", "1", "--no_sketch")
+    encode("--seed", "1", "--layers", "text")
     monkeypatch.setattr(sys.modules[__name__], "TINY", TINY + 1)  # other weights
-    encode("--seed", "1", "--no_sketch")
-    encode("--seed", "1", "--no_sketch")
-    encode("--seed", "1", "--no_sketch", "--overwrite")
+    encode("--seed", "1", "--layers", "text")
+    encode("--seed", "1", "--layers", "text")
+    encode("--seed", "1", "--layers", "text", "--overwrite")
     assert made == [COUNT, 0, 1, COUNT, COUNT, COUNT, 0, COUNT]
     before = contents(out)
-    assert run("encode", photos, tmp_path / "new", "--seed", "1", "--no_sketch") == 0
+    assert run("encode", photos, tmp_path / "new", "--seed", "1", "--layers", "text") == 0
     assert contents(tmp_path / "new") == before
 
 

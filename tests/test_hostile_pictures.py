@@ -282,7 +282,8 @@ def test_the_same_in_an_evaluation(hostile, cheap, tmp_path, capsys):
 
 
 def test_the_same_in_pics_encode(hostile, cheap, tmp_path, capsys):
-    assert pics.main(["encode", str(hostile), str(tmp_path / "out"), "--no_sketch", *cheap]) == 1
+    command = ["encode", str(hostile), str(tmp_path / "out"), "--layers", "text", *cheap]
+    assert pics.main(command) == 1
     expected = {name_of(kind) for kind in KINDS if kind.end == "read"} | {"good"}
     assert {path.stem for path in (tmp_path / "out").glob("*.pics")} - {"forbidden"} == expected
     assert "Traceback" not in capsys.readouterr().err
@@ -393,7 +394,7 @@ def test_an_output_folder_that_refuses(script, cheap, photos, tmp_path, monkeypa
     if script == "evaluation":
         status = eval_PIC.main(["--data_root", str(photos), "--output", str(out), *cheap])
     else:
-        status = pics.main(["encode", str(photos), str(out / "files"), "--no_sketch", *cheap])
+        status = pics.main(["encode", str(photos), str(out / "files"), "--layers", "text", *cheap])
     assert status == 1
     error = capsys.readouterr().err
     assert list(out.iterdir()) == [] and "Traceback" not in error

@@ -13,8 +13,8 @@ import pytest
 from helpers.record_golden import RECORD
 
 ROOT = Path(__file__).parent.parent
-OWN = "bitstream codec color_codec common dataloaders diffusion evaluation models_ntc pics presets "
-OWN += "pretrained prompt_inversion reporting text_codec"
+OWN = "allocation bitstream codec color_codec common dataloaders diffusion evaluation models_ntc "
+OWN += "pics presets pretrained prompt_inversion reporting text_codec"
 # What transformers and diffusers import whatever is asked of them: the hub's client and its parts.
 HUB = (
     "anyio attr attrs certifi charset_normalizer filelock h11 httpcore httpcore2 httpx httpx2 idna "

@@ -53,8 +53,9 @@ def own(models, tmp_path):
 
 def encode(folder: Path) -> int:
     """Run `pics.py encode` with a folder's models."""
-    words = ["encode", str(folder / "photo.png"), str(folder.parent / "out.pics"), "--no_sketch"]
-    return pics.main([*words, "--preset", str(folder), "--N", "1", "--device", "cpu"])
+    words = ["encode", str(folder / "photo.png"), str(folder.parent / "out.pics")]
+    words += ["--layers", "text", "--preset", str(folder)]
+    return pics.main([*words, "--N", "1", "--device", "cpu"])
 
 
 def load_all(folder: Path) -> None:

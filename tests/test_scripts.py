@@ -266,7 +266,7 @@ def test_encode_info_decode_of_one_image(preset, photos, tmp_path, capsys):
 
 def test_a_text_of_ones_own(preset, photos, tmp_path, capsys):
     file, photo = tmp_path / "one.pics", str(photos / "a" / "one.png")
-    command = ["encode", photo, str(file), "--preset", str(preset), "--no_sketch", "--N", "1"]
+    command = ["encode", photo, str(file), "--preset", str(preset), "--layers", "text", "--N", "1"]
     assert pics.main([*command, "--prompt", "A red barn under a stormy sky"]) == 0
     assert file.stat().st_size <= 11 + 9
     assert pics.main(["info", str(file)]) == 0
@@ -276,7 +276,7 @@ def test_a_text_of_ones_own(preset, photos, tmp_path, capsys):
 
 def test_folders_are_encoded_and_the_broken_image_is_named(preset, photos, tmp_path, capsys):
     files = tmp_path / "files"
-    command = ["encode", str(photos), str(files), "--preset", str(preset), "--no_sketch"]
+    command = ["encode", str(photos), str(files), "--preset", str(preset), "--layers", "text"]
     assert pics.main(command) == 1
     names = ["a_one.pics", "b_one.pics", "done.jsonl"]
     assert sorted(path.name for path in files.iterdir()) == names

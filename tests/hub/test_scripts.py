@@ -88,7 +88,7 @@ def commands(name, photos, folder):
         "decode": ["pics.py", "decode", made, folder / f"{preset}.png", "--device", "cpu"],
         "caption": [
             *["pics.py", "encode", photos / "portrait.png", folder / "caption.pics", *QUICK],
-            *["--preset", preset, "--no_sketch", "--prompt_from", "caption"],
+            *["--preset", preset, "--layers", "text", "--prompt_from", "caption"],
         ],
         "judge": [
             *["eval_PIC.py", *evaluation, "--output", folder / "judged"],
