@@ -148,7 +148,12 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 3.3), layout="constrained")
-    axes = figure.subplots()
+    draw_axes(figure.subplots(), points, column)
+    return picture_of(figure, suffix)
+
+
+def draw_axes(axes, points: Sequence[dict], column: str) -> None:
+    """Draw a metric against the rate into axes of matplotlib, a line a series."""
     for series, line in lines_of(points).items():
         axes.errorbar(
             numbers_of(line, "bpp"),
@@ -172,6 +177,10 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     axes.set_title(title[:LONGEST_LABEL], loc="left", fontsize=9, parse_math=False)
     for label in axes.legend(frameon=False).get_texts():
         label.set_parse_math(False)
+
+
+def picture_of(figure, suffix: str) -> bytes:
+    """Return a figure of matplotlib as a picture file ("png", "pdf")."""
     file = io.BytesIO()
     stamp = {"CreationDate": None} if suffix == "pdf" else {}
     with warnings.catch_warnings():
