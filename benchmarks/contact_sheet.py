@@ -54,16 +54,17 @@ def lines_of(sample, runs: dict[int, Path]) -> list[list[Cell]]:
 
 def drawn(lines: Sequence[Sequence[Cell]]) -> np.ndarray:
     """Return lines of titled pictures as one picture; columns are as wide as the widest."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     heights = [max(image.shape[0] for _, image in line) + TITLE + GAP for line in lines]
     width = max(image.shape[1] for line in lines for _, image in line) + GAP
     sheet = Image.new("RGB", (width * len(lines[0]), sum(heights)), PAPER)
     pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(TITLE - 4)
     top = 0
     for line, height in zip(lines, heights, strict=True):
         for column, (title, image) in enumerate(line):
-            pen.text((column * width, top), title, fill=INK)
+            pen.text((column * width, top), title, INK, font)
             sheet.paste(Image.fromarray(image), (column * width, top + TITLE))
         top += height
     return np.asarray(sheet)

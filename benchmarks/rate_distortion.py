@@ -22,6 +22,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 # So that `python benchmarks/rate_distortion.py` finds the project.
@@ -180,53 +181,67 @@ def format_points(rows: Sequence[dict], names: Sequence[str]) -> list[dict]:
     return points
 
 
-def best_formats(points: Sequence[dict]) -> dict[str, dict[int, tuple[str, float]]]:
-    """Return {metric: {budget: (format, value)}} of the best format of each budget.
-
-    points: of formats.
-    """
+def best_points(points: Sequence[dict], metric: str) -> list[dict]:
+    """Return of the points of formats the best by a metric at each budget."""
     from metrics import METRICS as TABLE
 
-    best: dict[str, dict[int, tuple[str, float]]] = {}
-    for point in points:
-        value = point["mean"]
-        found = best.setdefault(point["metric"], {})
-        other = found.get(point["budget"], (None, value))[1]
-        higher = TABLE[point["metric"]].better == "higher"
-        if point["budget"] not in found or (value > other if higher else value < other):
-            found[point["budget"]] = (point["series"], value)
+    choose = max if TABLE[metric].better == "higher" else min
+    best = []
+    for budget in distinct(points, "budget"):
+        own = rows_with(points, {"metric": metric, "budget": budget})
+        if own:
+            best.append(choose(own, key=itemgetter("mean")))
+    return best
+
+
+def best_formats(points: Sequence[dict]) -> dict[str, dict[int, list]]:
+    """Return {metric: {budget: [best format, its value]}}. points: of formats."""
+    best: dict[str, dict[int, list]] = {}
+    for metric in distinct(points, "metric"):
+        found = best_points(points, metric)
+        best[metric] = {row["budget"]: [row["series"], row["mean"]] for row in found}
     return best
 
 
 def bd_rates(points: Sequence[dict], low: int, high: int) -> dict[str, dict[str, float | None]]:
-    """Return {anchor: {metric: our BD-rate in percent}}, over points of `low` to `high` bytes.
+    """Return {anchor: {metric: our BD-rate in percent}}, over budgets of `low` to `high` bytes.
 
     None where the curves have no range in common. Raises UnavailableError without bjontegaard.
     """
-    from metrics.bd_rate import bd_rate
+    from metrics.bd_rate import NO_QUALITY, bd_rate
 
     within = [point for point in points if low <= point["budget"] <= high]
+    others = [point for point in within if point["series"] != OURS]
     rates: dict[str, dict[str, float | None]] = {}
     for metric in distinct(within, "metric"):
-        curves: dict[str, list[tuple[float, float]]] = {OURS: [], BEST: []}
-        for point in rows_with(within, {"metric": metric}):
-            own = (point["bytes"], point["mean"])
-            curves.setdefault(point["series"], []).append(own)
-            if point["series"] != OURS:
-                curves[BEST].append(own)
-        test = curves.pop(OURS)
-        for anchor, curve in curves.items():
-            rates.setdefault(anchor, {})[metric] = bd_rate(curve, test, metric)
+        if metric in NO_QUALITY:
+            continue
+        test = curve_of(rows_with(within, {"metric": metric, "series": OURS}))
+        anchors = {BEST: best_points(others, metric)}
+        for series in distinct(others, "series"):
+            anchors[series] = rows_with(others, {"metric": metric, "series": series})
+        for anchor, own in anchors.items():
+            rates.setdefault(anchor, {})[metric] = bd_rate(curve_of(own), test, metric)
     return rates
 
 
+def curve_of(points: Sequence[dict]) -> list[tuple[float, float]]:
+    """Return (bytes, mean) of points."""
+    return [(point["bytes"], point["mean"]) for point in points]
+
+
 def draw(points: Sequence[dict], out: Path) -> None:
-    """Write the plot of each metric and the overview of all, light, dark and PDF."""
+    """Write the plot of each metric and the overview of all, light, dark and PDF.
+
+    Without intervals: photographs differ more from one another than formats on the same ones.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from reporting.curves import DARK, PLOTS, STYLE, curve_names, draw_axes, draw_curve, picture_of
 
+    unknown = dict.fromkeys(("low", "high", "bpp_low", "bpp_high"))
+    points = [point | unknown for point in points]
     metrics = distinct(points, "metric")
     for column, name in curve_names(metrics).items():
         draw_curve(points, column, out / name)

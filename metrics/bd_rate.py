@@ -15,6 +15,7 @@ from common.weights import UnavailableError
 from metrics.table import METRICS
 
 LEAST_POINTS = 4  # of a curve, in Bjontegaard's own proposal
+NO_QUALITY = ("pattern",)  # metrics that do not rise with the rate
 Points = Sequence[tuple[float, float]]  # (rate, value of a metric)
 
 

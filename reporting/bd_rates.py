@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from metrics import METRICS, is_per_image
-from metrics.bd_rate import LEAST_POINTS, bd_rate
+from metrics.bd_rate import LEAST_POINTS, NO_QUALITY, bd_rate
 from reporting.columns import column_of
 
 
@@ -21,8 +21,9 @@ def bd_rates(points: Sequence[dict]) -> list[dict]:
     """
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}  # by metric and series
     for point in points:
-        if point["metric"] in METRICS and is_per_image(point["metric"]):
-            series = curves.setdefault(point["metric"], {})
+        metric = point["metric"]
+        if metric in METRICS and is_per_image(metric) and metric not in NO_QUALITY:
+            series = curves.setdefault(metric, {})
             series.setdefault(point["series"], []).append((point["bpp"], point["mean"]))
     rows = []
     for metric, series in curves.items():

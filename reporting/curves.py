@@ -154,6 +154,8 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
 
 def draw_axes(axes, points: Sequence[dict], column: str) -> None:
     """Draw a metric against the rate into axes of matplotlib, a line a series."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     for series, line in lines_of(points).items():
         axes.errorbar(
             numbers_of(line, "bpp"),
@@ -169,6 +171,9 @@ def draw_axes(axes, points: Sequence[dict], column: str) -> None:
     rates = numbers_of(points, "bpp")
     if max(rates) > 5 * min(rates):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.locator_params(axis="x", nbins=5)
     shown = column_of(column)

@@ -62,7 +62,8 @@ def points_of(series: str, metric: str, factor: float, count: int = 4) -> list[d
 def test_series_of_four_points_are_compared_once():
     points = points_of("WebP", "psnr", 1) + points_of("PICS", "psnr", 0.5)
     points += points_of("AVIF", "psnr", 1, count=3) + points_of("PICS", "lpips_squeeze", 1)
-    points += [dict(point, metric="niqe") for point in points]  # unknown: which way is better?
+    # Unknown which way is better; and no quality.
+    points += [dict(point, metric=name) for point in points for name in ("niqe", "pattern")]
     (row,) = bd_rates(points)
     assert row.pop("percent") == pytest.approx(100)
     assert row == {"series": "WebP", "anchor": "PICS", "metric": "psnr"}
