@@ -5,8 +5,9 @@
     python benchmarks/rate_distortion.py --data_root KODAK --out runs/kodak --sheet sheet.jpg
 
 Ours are runs of eval_PICS.py within each budget, whole files; the formats are JPEG, WebP, AVIF,
-JPEG 2000 and JPEG XL, each scaled down as far as suits it (benchmarks/format_points.py). A format
-has a point where a file of every image fits; one that is not installed is named as not measured.
+JPEG 2000 and JPEG XL, each scaled down as far as its PSNR rises by it (benchmarks/format_points.py).
+A format has a point where a file of every image fits; one that is not installed is named as not
+measured.
 BD-rates (metrics/bd_rate.py) are ours against each format and against the best of all formats at
 each rate, over --bd_range.
 
@@ -182,12 +183,12 @@ def format_points(rows: Sequence[dict], names: Sequence[str]) -> list[dict]:
 
 
 def best_points(points: Sequence[dict], metric: str) -> list[dict]:
-    """Return of the points of formats the best by a metric at each budget."""
+    """Return of the points of formats the best by a metric at each budget, ascending."""
     from metrics import METRICS as TABLE
 
     choose = max if TABLE[metric].better == "higher" else min
     best = []
-    for budget in distinct(points, "budget"):
+    for budget in sorted(distinct(points, "budget")):
         own = rows_with(points, {"metric": metric, "budget": budget})
         if own:
             best.append(choose(own, key=itemgetter("mean")))
