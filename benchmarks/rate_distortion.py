@@ -5,9 +5,8 @@
     python benchmarks/rate_distortion.py --data_root KODAK --out runs/kodak --sheet sheet.jpg
 
 Ours are runs of eval_PICS.py within each budget, whole files; the formats are JPEG, WebP, AVIF,
-JPEG 2000 and JPEG XL, each scaled down as far as its PSNR rises by it (benchmarks/format_points.py).
-A format has a point where a file of every image fits; one that is not installed is named as not
-measured.
+JPEG 2000 and JPEG XL, each at its scale of the highest PSNR (benchmarks/format_points.py). A format
+has a point where a file of every image fits; one that is not installed is named as not measured.
 BD-rates (metrics/bd_rate.py) are ours against each format and against the best of all formats at
 each rate, over --bd_range.
 
