@@ -5,8 +5,8 @@
 
 One run: index.html in its folder, self-contained. Several: a folder (--output) with a page that
 shows the same images side by side, a rate-distortion curve for each metric (PNG for light and dark
-pages, PDF) and curves.csv; its pictures stay in the runs' folders. The last line on stdout is JSON
-and names the page.
+pages, PDF) and curves.csv; its pictures stay in the runs' folders. Curves of four rates or more are
+compared by BD-rate, a line each on stdout. The last line on stdout is JSON and names the page.
 
 A run may be a stranger's: its files are read only if they are regular files of what a run writes,
 and the page loads nothing from elsewhere.
@@ -16,8 +16,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.files import complain, printable, say, write
+
+if TYPE_CHECKING:
+    from reporting.runs import RunResult
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -84,7 +88,23 @@ def write_page(folders: list[Path], output: Path | None) -> Path:
             "name another folder"
         )
     compare(runs, folder)
+    say_bd_rates(runs)
     return folder / "index.html"
+
+
+def say_bd_rates(runs: "list[RunResult]") -> None:
+    """Print the BD-rates of the runs' curves, or why there are none."""
+    from common.weights import UnavailableError
+    from reporting.bd_rates import bd_lines, bd_rates
+    from reporting.curves import curve_points
+
+    try:
+        lines = bd_lines(bd_rates(curve_points(runs)))
+    except UnavailableError as error:
+        complain(error)
+        return
+    for line in lines:
+        say(line)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@
 
 The curve of a family is the concave hull of its settings' means in the plane of bits per pixel and
 MS-SSIM: every point of it is reached, on average, by coding some sketches with one setting and some
-with its neighbor. BD-rates (Bjontegaard) are over the common range of MS-SSIM in dB, -10 log10(1 -
-MS-SSIM), on the logarithm of the rate, with PCHIP.
+with its neighbor. BD-rates: metrics/bd_rate.py.
 """
 
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.rows import column, distinct
+from metrics import bd_rate as bjontegaard
 
 OURS = "ours"
 PAPER = "paper"
@@ -65,31 +65,12 @@ def bd_rate(anchor: Points, test: Points) -> dict | None:
 
     None if a hull has one point, or if they have no range of MS-SSIM in common.
     """
-    from bjontegaard import bd_rate as bjontegaard
-
-    if min(len(anchor), len(test)) < 2:
+    percent = bjontegaard.bd_rate(anchor, test, "ms_ssim")
+    if percent is None:
         return None
-    anchor_rates, anchor_qualities = zip(*anchor, strict=True)
-    test_rates, test_qualities = zip(*test, strict=True)
-    low = max(min(anchor_qualities), min(test_qualities))
-    high = min(max(anchor_qualities), max(test_qualities))
-    if low >= high:
-        return None
-    percent = bjontegaard(
-        list(anchor_rates),
-        decibels(anchor_qualities),
-        list(test_rates),
-        decibels(test_qualities),
-        method="pchip",
-        require_matching_points=False,
-        min_overlap=0,
-    )
-    return {"percent": float(percent), "ms_ssim_range": [low, high]}
-
-
-def decibels(qualities: Sequence[float]) -> list[float]:
-    """Return values of MS-SSIM in dB."""
-    return (-10 * np.log10(1 - np.array(qualities))).tolist()
+    qualities = [[quality for _, quality in points] for points in (anchor, test)]
+    common = [max(map(min, qualities)), min(map(max, qualities))]
+    return {"percent": percent, "ms_ssim_range": common}
 
 
 def points_of(

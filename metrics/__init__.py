@@ -13,7 +13,9 @@ from metrics.images import (
     bsds_tolerance_px,
     color_distance,
     edge_f1,
+    halved,
     ms_ssim,
+    pattern,
     psnr,
 )
 from metrics.metric_set import MetricSet, SetValue
@@ -36,10 +38,12 @@ __all__ = [
     "color_distance",
     "edge_f1",
     "frechet_distance",
+    "halved",
     "hific_patches",
     "is_per_image",
     "kernel_distance",
     "mean_interval",
     "ms_ssim",
+    "pattern",
     "psnr",
 ]

@@ -7,7 +7,8 @@ An image is scaled down, coded, decoded and enlarged to its size again; of all s
 whose file is within the budget, the one with the highest PSNR is kept. Files are counted whole, as
 they lie on the disk. The size to enlarge to is not in them (4 bytes that the baseline is given).
 
-CODECS names the codecs: image formats by Pillow (`formats.py`), and CompressAI's zoo (`zoo.py`).
+CODECS names the codecs: image formats by Pillow (`formats.py`), JPEG XL (`jpegxl.py`), and
+CompressAI's zoo (`zoo.py`).
 """
 
 from functools import partial
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from metrics import jpegxl
 from metrics.formats import FORMATS, Codec, check_format, decode_image, encode_image
 from metrics.zoo import ZOO_CODECS, load_zoo_codec
 
@@ -56,19 +58,22 @@ PILLOW_FORMATS = {
         "one layer of quality/100 bits a pixel, 0.01 to 10",
     ),
 }
-CODECS = (*PILLOW_FORMATS, *ZOO_CODECS)
+IMAGE_FORMATS = (*PILLOW_FORMATS, jpegxl.NAME)
+CODECS = (*IMAGE_FORMATS, *ZOO_CODECS)
 
 
 def load_codec(name: str, device: str = "cpu") -> Codec:
     """Return the codec of that name, one of CODECS.
 
-    Raises ValueError for an unknown name, UnavailableError if Pillow lacks the format or if the
-    model's weights are not available.
+    Raises ValueError for an unknown name, UnavailableError if the format's library or the model's
+    weights are not available.
     """
     if name not in CODECS:
         raise ValueError(f"unknown codec {name!r}: choose of {', '.join(CODECS)}")
     if name in PILLOW_FORMATS:
         return _pillow_codec(name)
+    if name == jpegxl.NAME:
+        return jpegxl.load_jpegxl()
     return load_zoo_codec(name, device)
 
 

@@ -7,10 +7,16 @@ psnr(original, reconstruction)
 from typing import NamedTuple
 
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 
 MS_SSIM_MIN_SIDE = 161  # an 11-pixel window after halving four times: more than 10 * 2**4
 COLOR_CELL = 10  # side of a cell of the color signature, in L*, a* and b*
+# Frequencies (down, across) at which upsampling by 2 or 4 repeats itself, in quarters of a cycle
+# per pixel: periods of 4 and of 2 pixels.
+PATTERN_BINS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 2))
+PATTERN_REACH = 4  # bins to each side that a bin is compared with
+PATTERN_MIN_SIDE = 64  # pixels, so that the surroundings of the bins are apart
+POWER_FLOOR = 1e-9  # so that a flat image has a logarithm
 
 
 class EdgeAgreement(NamedTuple):
@@ -116,6 +122,55 @@ def color_distance(a: np.ndarray, b: np.ndarray) -> float:
     if a.ndim != 3 or b.ndim != 3 or a.shape[2] != 3 or b.shape[2] != 3:
         raise ValueError(f"color images are HxWx3, these have {a.shape} and {b.shape}")
     return cv2.EMD(_color_signature(a), _color_signature(b), cv2.DIST_L2)[0]
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 (h, w, 3), averaged 2x2: float32 (h // 2, w // 2, 3), 0 to 255.
+
+    An odd last row or column is left out.
+    """
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    even = image[:height, :width].astype(np.float32)
+    return reduce(even, "(h rows) (w columns) c -> h w c", "mean", rows=2, columns=2)
+
+
+def pattern(original: np.ndarray, recon: np.ndarray) -> float:
+    """Return how much more a reconstruction repeats itself every 2 or 4 pixels than its original.
+
+    original, recon: uint8 (h, w, 3) of one size, sides of 64 or more. It is the difference of the
+    mean of log10(power / median of the 9x9 bins around) over the spectrum's bins at these periods:
+    0 for equal images, 1 if such lines stand out ten times more. Raises ValueError for other
+    arrays.
+    """
+    _check_pair(original, recon)
+    return _line_strength(recon) - _line_strength(original)
+
+
+def _line_strength(image: np.ndarray) -> float:
+    """Return the mean of log10(power / surroundings) over PATTERN_BINS.
+
+    Of the gray squares, sides a multiple of 4, at both ends of the long side.
+    """
+    gray = image.mean(axis=2)
+    side = min(gray.shape) // 4 * 4
+    ends = (gray[:side, :side], gray[-side:, -side:])
+    return float(np.mean([_standing_out(end) for end in ends]))
+
+
+def _standing_out(square: np.ndarray) -> list[float]:
+    """Return log10(power / median of the bins around) of PATTERN_BINS in a square's spectrum."""
+    side = len(square)
+    window = np.hanning(side)
+    spectrum = np.fft.fft2((square - square.mean()) * np.outer(window, window))
+    power = np.abs(spectrum) ** 2 + POWER_FLOOR
+    reach = np.arange(-PATTERN_REACH, PATTERN_REACH + 1)
+    found = []
+    for down, across in PATTERN_BINS:
+        row, column = down * side // 4, across * side // 4
+        around = power.take(row + reach, axis=0, mode="wrap")
+        around = around.take(column + reach, axis=1, mode="wrap")
+        found.append(float(np.log10(power[row, column] / np.median(around))))
+    return found
 
 
 def _color_signature(image: np.ndarray) -> np.ndarray:

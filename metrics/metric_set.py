@@ -1,8 +1,8 @@
 """The chosen metrics with their models loaded once, for pairs of images and for sets of pairs.
 
-metrics = MetricSet(("psnr", "lpips"), Tools())
-metrics.measure(original, recon)    # {"psnr": 23.1, "lpips": None}
-metrics.unavailable                 # {"lpips": "https://... cannot be fetched (...); ..."}
+metrics = MetricSet(("psnr", "lpips_alex"), Tools())
+metrics.measure(original, recon)    # {"psnr": 23.1, "lpips_alex": None}
+metrics.unavailable                 # {"lpips_alex": "https://... cannot be fetched (...); ..."}
 """
 
 import math

@@ -1,7 +1,7 @@
 """Networks that compare images or texts, each with the weights that its authors published.
 
     from metrics.networks import load_lpips
-    load_lpips("cpu")(original, reconstruction)
+    load_lpips("cpu", "squeeze")(original, reconstruction)
 
 Weights come from the cache of torch.hub or of the Hugging Face hub, and are downloaded into it on
 first use. A file that is neither there nor reachable within five seconds is an `UnavailableError`,
@@ -21,20 +21,38 @@ INCEPTION_WIDTH = 2048  # features of an image
 MINILM = "sentence-transformers/all-MiniLM-L6-v2@c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 
 
-def load_lpips(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return LPIPS of two images, uint8 (h, w, 3): 0 upwards, lower is better.
+def load_lpips(device: str, network: str = "alex") -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return LPIPS of two images, (h, w, 3) from 0 to 255: 0 upwards, lower is better.
 
-    Version 0.1 on AlexNet, by torchmetrics. Raises UnavailableError.
+    Version 0.1, by torchmetrics. network: "alex", "vgg" or "squeeze". Raises UnavailableError.
     Source: Zhang et al. 2018, arXiv 1801.03924.
     """
-    from torchvision.models import AlexNet_Weights
+    from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
-    fetch_checkpoint(AlexNet_Weights.IMAGENET1K_V1.url)
+    weights = {"alex": AlexNet_Weights, "vgg": VGG16_Weights, "squeeze": SqueezeNet1_1_Weights}
+    fetch_checkpoint(weights[network].IMAGENET1K_V1.url)
     # Takes seconds, so it is imported only if there are weights.
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    return _distance(network.net, device, normalize=True)
+    lpips = LearnedPerceptualImagePatchSimilarity(net_type=network, normalize=True)  # type: ignore[arg-type]
+    return _distance(lpips.net, device, normalize=True)
+
+
+def load_st_lpips(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return shift-tolerant LPIPS of two images, uint8 (h, w, 3): 0 upwards, lower is better.
+
+    On AlexNet, by stlpips-pytorch, which holds the weights. Raises UnavailableError.
+    Source: Ghildyal, Liu 2022, arXiv 2207.13686.
+    """
+    try:
+        from stlpips_pytorch.stlpips import LPIPS
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"the package {str(error.name).partition('.')[0]} is not installed: "
+            "pip install stlpips-pytorch ipython torchsummary"  # it imports them unasked
+        ) from error
+    network = LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+    return _distance(network, device, normalize=True)
 
 
 def load_dists(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
@@ -130,7 +148,7 @@ def _distance(network, device: str, **options) -> Callable[[np.ndarray, np.ndarr
 
 
 def _tensor(image: np.ndarray):
-    """Return an image, uint8 (h, w, 3), as a tensor (1, 3, h, w) uint8."""
+    """Return an image, (h, w, 3), as a tensor (1, 3, h, w) of its dtype."""
     import torch
 
     return torch.from_numpy(np.array(rearrange(image, "h w c -> 1 c h w"), order="C"))

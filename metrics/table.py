@@ -5,15 +5,18 @@ python -c "from metrics import METRICS; print(METRICS['psnr'].recipe)"
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metrics import networks
 from metrics.images import (
     MS_SSIM_MIN_SIDE,
+    PATTERN_MIN_SIDE,
     bsds_tolerance_px,
     color_distance,
     edge_f1,
+    halved,
     ms_ssim,
+    pattern,
     psnr,
 )
 from metrics.sets import frechet_distance, kernel_distance
@@ -77,6 +80,16 @@ def _network(load: Callable[[str], Compare]) -> Callable[[Tools], Measure]:
     return lambda tools: _of_images(load(tools.device))
 
 
+def _at_half_size(load: Callable[[str], Compare]) -> Callable[[Tools], Measure]:
+    """Return the `load` of the same metric of both images averaged 2x2."""
+
+    def load_half(tools: Tools) -> Measure:
+        compare = load(tools.device)
+        return lambda pair: compare(halved(pair.original), halved(pair.recon))
+
+    return load_half
+
+
 def _lent(name: str) -> Callable[[Tools], Measure]:
     """Return the `load` of a metric that is a tool of the caller, by the tool's name."""
     return lambda tools: _of_images(tools.get(name))
@@ -112,6 +125,35 @@ def _load_caption(tools: Tools) -> Measure:
 
 
 # ---- the table
+
+
+def _lpips(network: str, title: str, weights: str) -> tuple[ImageMetric, ImageMetric]:
+    """Return the rows of LPIPS by a network, at full and at half size."""
+
+    def load(device: str) -> Compare:
+        return networks.load_lpips(device, network)
+
+    recipe = f"version 0.1, {title}, inputs in -1..1 at the coded size, by torchmetrics"
+    full = ImageMetric(
+        name=f"lpips_{network}",
+        title=f"LPIPS, {title}",
+        better="lower",
+        recipe=recipe,
+        source="Zhang et al. 2018, arXiv 1801.03924",
+        needs=f"torchvision's weights of {title} ({weights}, ImageNet)",
+        smallest_side=64,
+        load=_network(load),
+    )
+    half = replace(
+        full,
+        name=f"lpips_{network}_half",
+        title=f"LPIPS, {title}, half size",
+        recipe=f"{recipe}, of both images averaged 2x2",
+        smallest_side=128,
+        load=_at_half_size(load),
+    )
+    return full, half
+
 
 CLIP_RECIPE = (
     "cosine of the two images' CLIP image features, each through the checkpoint's own preprocessing"
@@ -155,15 +197,19 @@ ROWS: tuple[Metric, ...] = (
         smallest_side=MS_SSIM_MIN_SIDE,
         load=_function(ms_ssim),
     ),
+    *_lpips("alex", "AlexNet", "233 MB"),
+    *_lpips("vgg", "VGG-16", "528 MB"),
+    *_lpips("squeeze", "SqueezeNet 1.1", "5 MB"),
     ImageMetric(
-        name="lpips",
-        title="LPIPS",
+        name="st_lpips",
+        title="ST-LPIPS, AlexNet",
         better="lower",
-        recipe="version 0.1, AlexNet, inputs in -1..1 at the coded size, by torchmetrics",
-        source="Zhang et al. 2018, arXiv 1801.03924",
-        needs="torchvision's AlexNet weights (233 MB, ImageNet)",
+        recipe="shift-tolerant LPIPS, version ST0.0, AlexNet, inputs in -1..1 at the coded size, "
+        "by stlpips-pytorch",
+        source="Ghildyal, Liu 2022, arXiv 2207.13686",
+        needs="the packages stlpips-pytorch (with its weights, 69 MB), ipython and torchsummary",
         smallest_side=64,
-        load=_network(networks.load_lpips),
+        load=_network(networks.load_st_lpips),
     ),
     ImageMetric(
         name="dists",
@@ -225,6 +271,18 @@ ROWS: tuple[Metric, ...] = (
         digits=3,
         load=_function(color_distance),
     ),
+    ImageMetric(
+        name="pattern",
+        title="pattern of 2 or 4 pixels",
+        better="lower",
+        recipe="mean over the spectrum's six bins at periods of 2 and 4 pixels of log10(power / "
+        "median of the 9x9 bins around), of gray squares under a Hann window at both ends of the "
+        "long side, less the original's",
+        source="docs/metrics.md",
+        digits=3,
+        smallest_side=PATTERN_MIN_SIDE,
+        load=_function(pattern),
+    ),
     SetMetric(
         name="fid_patches",
         title="FID/256",
@@ -271,6 +329,7 @@ ROWS: tuple[Metric, ...] = (
     ),
 )
 METRICS: dict[str, Metric] = {row.name: row for row in ROWS}
+SHORT_NAMES = {"lpips": ("lpips_alex",)}  # the paper's LPIPS
 FAST = ("psnr", "ms_ssim", "clip", "edges", "color")
 
 
@@ -280,11 +339,12 @@ def is_per_image(name: str) -> bool:
 
 
 def choose_metrics(text: str) -> tuple[str, ...]:
-    """Parse `--metrics`: "fast", "all", or names separated by commas, which may include "fast".
+    """Parse `--metrics`: "fast", "all", or names separated by commas, which may include "fast" and
+    "lpips", which is LPIPS by AlexNet.
 
     Returns names in the table's order. Raises ValueError for an unknown name.
     """
-    groups = {"fast": FAST, "all": tuple(METRICS)}
+    groups = {"fast": FAST, "all": tuple(METRICS), **SHORT_NAMES}
     chosen: set[str] = set()
     unknown = []
     for word in text.split(","):

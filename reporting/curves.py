@@ -148,7 +148,14 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 3.3), layout="constrained")
-    axes = figure.subplots()
+    draw_axes(figure.subplots(), points, column)
+    return picture_of(figure, suffix)
+
+
+def draw_axes(axes, points: Sequence[dict], column: str) -> None:
+    """Draw a metric against the rate into axes of matplotlib, a line a series."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     for series, line in lines_of(points).items():
         axes.errorbar(
             numbers_of(line, "bpp"),
@@ -164,6 +171,9 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     rates = numbers_of(points, "bpp")
     if max(rates) > 5 * min(rates):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.locator_params(axis="x", nbins=5)
     shown = column_of(column)
@@ -172,6 +182,10 @@ def plot(points: Sequence[dict], column: str, suffix: str) -> bytes:
     axes.set_title(title[:LONGEST_LABEL], loc="left", fontsize=9, parse_math=False)
     for label in axes.legend(frameon=False).get_texts():
         label.set_parse_math(False)
+
+
+def picture_of(figure, suffix: str) -> bytes:
+    """Return a figure of matplotlib as a picture file ("png", "pdf")."""
     file = io.BytesIO()
     stamp = {"CreationDate": None} if suffix == "pdf" else {}
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ SHORT_SIDE = 512  # pixels, of the paper's images
 COLUMNS = {  # of a run's summary: what the paper's figure is called
     "bpp": "bits per pixel",
     "clip": "1 - CLIP cosine",
-    "lpips": "LPIPS",
+    "lpips_alex": "LPIPS",
     "fid_folder": "FID",
     "kid_folder": "KID",
 }

@@ -3,7 +3,7 @@
     rows = [as_row(record) for record in read_records(folder, names)]
     averages(rows)["mean"]["psnr"]
 
-Runs of earlier versions spell color "colour"; they are read as well.
+Runs of earlier versions spell color "colour" and have one LPIPS, AlexNet's; they are read as well.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ COSTS = (
     "memory_",
 )  # prefixes of columns that differ from run to run; pages leave them out
 ALLOCATION = ("budget", "lam_sketch")  # the columns of a run with --bytes
-BASELINE_TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg2000": "JPEG 2000"}
+BASELINE_TITLES = {
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jpeg2000": "JPEG 2000",
+    "jpegxl": "JPEG XL",
+}
 BASELINE_NOTES = (
     "name",
     "baseline",
@@ -25,7 +31,12 @@ BASELINE_NOTES = (
     "quality",
     "why",
 )  # the columns of baselines.csv that are no results
-OLD_SPELLING = {"colour": "color", "bytes_colour": "bytes_color", "photographs": "images"}
+OLD_SPELLING = {
+    "colour": "color",
+    "bytes_colour": "bytes_color",
+    "photographs": "images",
+    "lpips": "lpips_alex",
+}
 
 
 # ---- records

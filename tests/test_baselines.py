@@ -4,6 +4,7 @@ python -m pytest tests/test_baselines.py
 """
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +69,22 @@ def test_what_does_not_fit_says_so(name):
         compress(picture(), load_codec(name), 200)
 
 
+def test_jpeg_xl_without_its_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    with pytest.raises(UnavailableError, match="jpegxl: the package pillow_jxl is not installed: "):
+        load_codec("jpegxl")
+
+
+def test_jpeg_xl_s_file_is_whole_and_fits():
+    pillow_jxl = pytest.importorskip("pillow_jxl")
+    image, codec = picture(), load_codec("jpegxl")
+    found = [compress(image, codec, budget) for budget in (300, 1500)]
+    assert len(found[0].data) <= 300 < len(found[1].data) <= 1500
+    assert found[1].squared_error < found[0].squared_error / 2
+    _, header, *_ = pillow_jxl.Decoder()(found[0].data)
+    assert header.width == round(160 * found[0].scale)
+
+
 def flat_codec(log: list) -> Codec:
     """A file of quality x pixels / 100 bytes; decodes to the mean color when quality is below 50,
     else exactly.
@@ -95,7 +112,7 @@ def test_the_best_of_all_scales_and_the_highest_quality_that_fits():
 
 def test_mistakes(monkeypatch):
     with pytest.raises(
-        ValueError, match="unknown codec 'gif': choose of jpeg, webp, avif, jpeg2000, bmshj2018-fac"
+        ValueError, match="unknown codec 'gif': choose of jpeg, webp, avif, jpeg2000, jpegxl, bmshj"
     ):
         load_codec("gif")
     monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")

@@ -18,6 +18,7 @@ LEFT_OUT = (
     "docs/",
     "notebooks/",
     "recon_examples/",
+    "results/",
     "scripts/",
     "spaces/",
     "tests/",

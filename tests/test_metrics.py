@@ -4,11 +4,14 @@ python -m pytest tests/test_metrics.py
 """
 
 import json
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common import weights
 from common.weights import UnavailableError
@@ -23,12 +26,14 @@ from metrics import (
     color_distance,
     edge_f1,
     frechet_distance,
+    halved,
     hific_patches,
     is_per_image,
     kernel_distance,
     mean_interval,
     ms_ssim,
     networks,
+    pattern,
     psnr,
 )
 
@@ -66,7 +71,6 @@ def test_psnr_is_the_reference_s():
 
 @pytest.mark.parametrize("sigma", [3, 30, 100])
 def test_ms_ssim_is_the_reference_s(sigma):
-    import torch
     from pytorch_msssim import ms_ssim as reference
 
     image = picture()
@@ -201,7 +205,6 @@ def test_color_distance_is_the_reference_s():
 
 
 def test_ms_ssim_and_psnr_are_torchmetrics_s():
-    import torch
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure,
         peak_signal_noise_ratio,
@@ -217,6 +220,138 @@ def test_ms_ssim_and_psnr_are_torchmetrics_s():
     assert ms_ssim(image, other) == pytest.approx(theirs, abs=1e-4)
 
 
+def hatched(image: np.ndarray, period: int) -> np.ndarray:
+    """A picture with a faint hatching of vertical lines, two levels up and down."""
+    lines = np.arange(image.shape[1]) // (period // 2) % 2
+    return np.clip(image + 4.0 * lines[None, :, None] - 2, 0, 255).astype(np.uint8)
+
+
+def grainy(height=192, width=256) -> list[np.ndarray]:
+    """Eight noisy pictures, the same in each run: a single spectrum is as noisy as its picture."""
+    own = np.random.default_rng(3)
+    smooth = picture(height, width)
+    noise = own.normal(0, 10, (8, *smooth.shape))
+    return list(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+
+
+def mean_pattern(images: list[np.ndarray], change) -> float:
+    return float(np.mean([pattern(image, change(image)) for image in images]))
+
+
+@pytest.mark.parametrize("period", [2, 4])
+@pytest.mark.parametrize("size", [(192, 256), (258, 195)])
+def test_pattern_sees_a_hatching(period, size):
+    images = grainy(*size)
+    assert mean_pattern(images, lambda image: hatched(image, period)) > 0.3
+    lying = [image.swapaxes(0, 1) for image in images]
+    assert mean_pattern(lying, lambda image: hatched(image, period)) > 0.3
+    other = hatched(images[0], period)
+    assert pattern(other, images[0]) == -pattern(images[0], other)
+
+
+def test_pattern_of_what_repeats_no_more_than_its_original():
+    from scipy.ndimage import gaussian_filter
+
+    images = grainy()
+    assert pattern(images[0], images[0]) == 0
+    assert mean_pattern(images, lambda image: gaussian_filter(image, (1, 1, 0))) < 0.3
+    assert abs(mean_pattern(images, lambda image: hatched(image, 8))) < 0.1  # another period
+    flat = np.full((64, 64, 3), 9, np.uint8)
+    assert pattern(flat, flat) == 0
+
+
+def test_pattern_is_a_power_of_ten():
+    """A spectrum of one height, and lines ten times higher in power: 1 at each of the six bins."""
+    from metrics.images import _standing_out
+
+    side = 64
+    phases = np.exp(2j * np.pi * rng.random((side, side)))
+    flat = np.ones((side, side))
+    lines = flat.copy()
+    for row, column in ((0, 16), (16, 0), (16, 16), (0, 32), (32, 0), (32, 32)):
+        lines[row, column] = lines[-row, -column] = np.sqrt(10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("numpy.fft.fft2", lambda square: lines * phases)
+        assert _standing_out(flat) == pytest.approx([1] * 6)
+
+
+def test_halved_is_the_mean_of_four():
+    image = rng.integers(0, 256, (7, 10, 3), np.uint8)
+    half = halved(image)
+    assert half.shape == (3, 5, 3) and half.dtype == np.float32
+    for row, column in ((0, 0), (2, 4)):
+        four = image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(4, 3)
+        np.testing.assert_allclose(half[row, column], four.mean(axis=0))
+
+
+@pytest.mark.parametrize("network", ["alex", "vgg", "squeeze"])
+def test_lpips_at_half_size_is_that_of_halved_images(network, monkeypatch):
+    """The network stands for the mean difference of two images and the size it was given."""
+    loaded = []
+
+    def load_lpips(device, name):
+        loaded.append((device, name))
+        return lambda a, b: float(np.abs(a.astype(float) - b).mean()) + a.shape[0]
+
+    monkeypatch.setattr(networks, "load_lpips", load_lpips)
+    names = (f"lpips_{network}", f"lpips_{network}_half")
+    metrics = MetricSet(names)
+    assert loaded == [("cpu", network)] * 2
+    image = picture()
+    measured = metrics.measure(image, hatched(image, 2))
+    assert measured[names[0]] == pytest.approx(192 + 2, abs=0.01)
+    assert measured[names[1]] == pytest.approx(96, abs=0.01)  # the hatching is gone
+    small = image[:100, :100]
+    assert metrics.measure(small, small) == {names[0]: 100, names[1]: None}
+
+
+def test_lpips_by_squeezenet_is_the_published_one(monkeypatch, tmp_path):
+    """torchmetrics's own example, with the published weights if they are at hand."""
+    judge = Path(__file__).parents[2] / "shared" / "judge"
+    if not judge.exists():
+        pytest.skip("no published weights here")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(networks, "_tensor", lambda image: image)
+    subprocess.run([sys.executable, str(judge / "install.py")], check=True, capture_output=True)
+    torch.manual_seed(42)
+    a, b = (255 * torch.rand(10, 3, 100, 100) for _ in range(2))
+    distance = networks.load_lpips("cpu", "squeeze")
+    values = [distance(*pair) for pair in zip(a.split(1), b.split(1), strict=True)]
+    assert np.mean(values) == pytest.approx(0.1005, abs=5e-5)
+
+
+class STLPIPS(torch.nn.Module):
+    """Stands for the network of stlpips-pytorch: the mean difference, inputs in -1..1."""
+
+    def __init__(self, net, variant, verbose):
+        assert (net, variant, verbose) == ("alex", "shift_tolerant", False)
+        super().__init__()
+
+    def forward(self, a, b, normalize):
+        assert normalize
+        return (2 * a - 2 * b).abs().mean().reshape(1, 1, 1, 1)
+
+
+def test_st_lpips_is_that_of_its_package(monkeypatch):
+    package = types.ModuleType("stlpips_pytorch")
+    package.stlpips = types.ModuleType("stlpips_pytorch.stlpips")
+    package.stlpips.LPIPS = STLPIPS
+    monkeypatch.setitem(sys.modules, "stlpips_pytorch", package)
+    monkeypatch.setitem(sys.modules, "stlpips_pytorch.stlpips", package.stlpips)
+    black = np.zeros((64, 64, 3), np.uint8)
+    assert MetricSet(["st_lpips"]).measure(black, black + 51) == {"st_lpips": 0.4}
+
+
+def test_st_lpips_without_its_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stlpips_pytorch", None)
+    metrics = MetricSet(["st_lpips", "psnr"])
+    assert metrics.unavailable == {
+        "st_lpips": "the package stlpips_pytorch is not installed: "
+        "pip install stlpips-pytorch ipython torchsummary"
+    }
+    assert metrics.measure(picture(), picture()) == {"st_lpips": None, "psnr": 100}
+
+
 def features(
     n: int, d: int = 12, seed: int = 0, scale: float = 1.0, shift: float = 0.0
 ) -> np.ndarray:
@@ -228,7 +363,6 @@ def features(
 # With fewer rows than columns the covariances are singular.
 @pytest.mark.parametrize("sizes", [(200, 300), (8, 300), (8, 5)])
 def test_frechet_distance_is_torch_fidelity_s(sizes):
-    import torch
     from scipy.linalg import sqrtm
     from torch_fidelity.metric_fid import (
         KEY_METRIC_FID,
@@ -325,9 +459,8 @@ def test_mean_interval_is_wide_where_values_are_few_and_scattered():
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """An empty cache and hosts that do not answer; returns the cache."""
-    import torch
-
+    """An empty cache, hosts that do not answer, no optional package; returns the cache."""
+    monkeypatch.setitem(sys.modules, "stlpips_pytorch", None)
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "why_unreachable", lambda address: f"{address} does not answer")
@@ -348,7 +481,7 @@ def test_choose_metrics():
     assert choose_metrics("fast") == FAST
     assert choose_metrics("all") == tuple(METRICS)
     assert choose_metrics("dists, psnr") == ("psnr", "dists")
-    assert set(choose_metrics("fast,lpips")) == {*FAST, "lpips"}
+    assert set(choose_metrics("fast,lpips")) == {*FAST, "lpips_alex"}
     message = "unknown metric 'vmaf': choose fast, all, or of psnr, ms_ssim"
     with pytest.raises(ValueError, match=message):
         choose_metrics("psnr,vmaf")
@@ -356,14 +489,17 @@ def test_choose_metrics():
 
 def test_metric_set_offline_names_every_absence_once(offline):
     metrics = MetricSet(list(METRICS))
-    assert set(metrics.unavailable) == set(METRICS) - {"psnr", "ms_ssim", "color"}
+    assert set(metrics.unavailable) == set(METRICS) - {"psnr", "ms_ssim", "color", "pattern"}
     assert metrics.unavailable["clip"] == "no CLIP was given"
     assert metrics.unavailable["fid_folder"] == "no reference folder was given"
-    assert "alexnet-owt-7be5be79.pth does not answer" in metrics.unavailable["lpips"]
+    assert "alexnet-owt-7be5be79.pth does not answer" in metrics.unavailable["lpips_alex"]
+    missing = "squeezenet1_1-b8a52dc0.pth does not answer"
+    assert missing in metrics.unavailable["lpips_squeeze_half"]
     assert str(offline / "vgg16-397923af.pth") in metrics.unavailable["dists"]  # where to put it
     measured = metrics.measure(picture(), noisy(picture(), 9))
     without = {name for name, value in measured.items() if value is None}
-    assert without == {"lpips", "dists", "clip", "clip_judge", "caption", "edges"}
+    others = {"st_lpips", "dists", "clip", "clip_judge", "caption", "edges"}
+    assert without == others | {name for name in METRICS if name.startswith("lpips_")}
     unread = iter([(picture(), picture())])
     assert metrics.over_set(unread)["fid_patches"] == (None, 0, 0, None)
     assert len(list(unread)) == 1  # nothing was read in vain
@@ -491,7 +627,14 @@ def random_weights(name: str) -> tuple[str, dict]:
         URL_INCEPTION_V3,
         FeatureExtractorInceptionV3,
     )
-    from torchvision.models import AlexNet_Weights, VGG16_Weights, alexnet, vgg16
+    from torchvision.models import (
+        AlexNet_Weights,
+        SqueezeNet1_1_Weights,
+        VGG16_Weights,
+        alexnet,
+        squeezenet1_1,
+        vgg16,
+    )
 
     if name == "inception":
         with pytest.MonkeyPatch.context() as patch:  # its constructor loads; here it loads nothing
@@ -501,16 +644,16 @@ def random_weights(name: str) -> tuple[str, dict]:
             network = kind("random", ["2048"], feature_extractor_weights_path="none")
         return URL_INCEPTION_V3.rpartition("/")[2], network.state_dict()
     url, network = {
-        "lpips": (AlexNet_Weights.IMAGENET1K_V1.url, alexnet),
+        "lpips_alex": (AlexNet_Weights.IMAGENET1K_V1.url, alexnet),
+        "lpips_squeeze": (SqueezeNet1_1_Weights.IMAGENET1K_V1.url, squeezenet1_1),
         "dists": (VGG16_Weights.IMAGENET1K_V1.url, vgg16),
     }[name]
     return url.rpartition("/")[2], network().state_dict()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lpips", "dists"])
+@pytest.mark.parametrize("name", ["lpips_alex", "lpips_squeeze", "dists"])
 def test_distances_with_weights_of_the_cache_are_torchmetrics_s(name, offline):
-    import torch
     from torchmetrics.functional.image import deep_image_structure_and_texture_similarity as dists
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
@@ -518,8 +661,9 @@ def test_distances_with_weights_of_the_cache_are_torchmetrics_s(name, offline):
     torch.save(tensors, offline / file)
     a, b = picture(), noisy(picture(), 30)
     tensors = [torch.tensor(x.transpose(2, 0, 1)[None]) / 255 for x in (a, b)]
-    if name == "lpips":
-        theirs = float(lpips(*tensors, net_type="alex", normalize=True))
+    if name.startswith("lpips"):
+        network = name.removeprefix("lpips_")
+        theirs = float(lpips(*tensors, net_type=network, normalize=True))
     else:
         theirs = float(dists(*tensors).detach())
     metrics = MetricSet([name])
@@ -529,8 +673,6 @@ def test_distances_with_weights_of_the_cache_are_torchmetrics_s(name, offline):
 
 @pytest.mark.slow
 def test_inception_with_weights_of_the_cache(offline):
-    import torch
-
     file, tensors = random_weights("inception")
     torch.save(tensors, offline / file)
     inception = networks.load_inception("cpu")

@@ -130,7 +130,7 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
     (folder,) = (tmp_path / "whole").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     values = {"fid_patches": {"value": 2.5, "reconstructions": 4, "others": 4}}
-    missing = {"lpips": "no weights"}
+    missing = {"lpips_alex": "no weights"}
     measured = summary | {"set": values, "not_available": missing}
     (folder / "summary.json").write_text(json.dumps(measured))
     stub(monkeypatch.setattr)

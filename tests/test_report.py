@@ -103,8 +103,8 @@ def page_of(folder: Path) -> Page:
 
 def test_averages_pass_over_what_is_missing():
     rows = [
-        {"name": "a", "psnr": 10.0, "lpips": None},
-        {"name": "b", "psnr": 12, "lpips": None},
+        {"name": "a", "psnr": 10.0, "lpips_alex": None},
+        {"name": "b", "psnr": 12, "lpips_alex": None},
         {"name": "c"},
     ]
     assert averages(rows) == {"mean": {"psnr": 11.0}, "intervals": {"psnr": [10.0, 12.0]}}
@@ -115,23 +115,23 @@ def test_csv_comes_back(tmp_path):
     rate = {"bytes": 3, "bpp": 0.25}
     rows = [
         {"name": "007", "prompt": 'a, "b"\nc', "psnr": 1.5, **rate},
-        {"name": "nan", "prompt": "", "lpips": 2.0, **rate},
+        {"name": "nan", "prompt": "", "lpips_alex": 2.0, **rate},
     ]
     (tmp_path / "x.csv").write_bytes(csv_file(rows))
-    empty = dict.fromkeys(("psnr", "lpips"))
+    empty = dict.fromkeys(("psnr", "lpips_alex"))
     assert read_csv(tmp_path / "x.csv", most=2) == [empty | row for row in rows]
 
 
 def test_write_report_makes_the_page(tmp_path):
     record = "name: a\nprompt: a barn\nbytes: {text: 22, total: 22}\nbpp: {total: 0.5}\n"
-    record += "metrics: {psnr: 9.5, lpips: null}"
+    record += "metrics: {psnr: 9.5, lpips_alex: null}"
     (tmp_path / "a_caption.yaml").write_text(record)
     for ending in ("_recon.png", ".png"):
         Image.new("RGB", (64, 64)).save(tmp_path / f"a{ending}")
     samples = Samples("photos", ("a", "b"), (str(tmp_path / "a.png"), "b.png"), 64)
     values = {"fid_patches": SetValue(3.5, 8, 9), "kid_patches": SetValue(None, 1, 1)}
     values["kid_folder"] = SetValue(0.25, 60, 70, 50)
-    missing = {"lpips": "no weights", "kid_patches": "too few"}
+    missing = {"lpips_alex": "no weights", "kid_patches": "too few"}
     summary = write_report(tmp_path, samples, "PIC", {"b": "broken"}, values, missing)
     assert summary["set"] == {
         "fid_patches": {"value": 3.5, "reconstructions": 8, "others": 9},
@@ -391,13 +391,15 @@ def old_run(tmp_path):
     for name, colour, psnr in (("a", 20.5, 15.0), ("b", 30.5, 17.0)):
         row = {"name": name, "prompt": "a barn", "bpp": 0.04, "bytes": 234}
         row |= {"bytes_text": 22, "bytes_sketch": 100, "bytes_colour": 100, "bytes_overhead": 12}
-        rows.append(row | {"psnr": psnr, "niqe": 4.5, "colour": colour, "prompt_cosine": 0.8})
+        rows.append(
+            row | {"psnr": psnr, "lpips": 0.5, "niqe": 4.5, "colour": colour, "prompt_cosine": 0.8}
+        )
         for kind in ("original", "sketch", "sketch_recon", "colour", "recon"):
             Image.new("RGB", (96, 64)).save(folder / f"{name}_{kind}.png")
     avif = {"photographs": 2, "mean": {"bytes": 200, "bpp": 0.03, "colour": 9.5, "psnr": 19.0}}
     avif["intervals"] = {"colour": [9.0, 10.0]}
     summary = {"method": "PICS", "dataset": "photos", "photographs": 2, "failed": []}
-    summary |= means_of(rows) | {"not_available": {"lpips": "no weights"}}
+    summary |= means_of(rows) | {"not_available": {"dists": "no weights"}}
     summary["baselines"] = {"AVIF": avif}
     settings = {"method": "PICS", "preset": "tiny", "colour_bytes": 100, "prompt_patience": None}
     (folder / "results.csv").write_bytes(csv_file(rows))
@@ -411,6 +413,8 @@ def test_runs_of_earlier_versions_are_read(old_run):
     assert [(row["color"], row["bytes_color"]) for row in run.rows] == [(20.5, 100), (30.5, 100)]
     assert run.mean["color"] == 25.5 and run.intervals["color"] == [20.5, 30.5]
     assert run.mean["bytes_color"] == 100 and run.mean["niqe"] == 4.5
+    # Its LPIPS, without a network's name, was AlexNet's.
+    assert run.mean["lpips_alex"] == run.rows[0]["lpips_alex"] == 0.5 and "lpips" not in run.mean
     assert run.baselines["AVIF"]["images"] == 2
     assert run.baselines["AVIF"]["mean"]["color"] == 9.5
     assert run.baselines["AVIF"]["intervals"]["color"] == [9.0, 10.0]
