@@ -6,7 +6,7 @@
 Codec files are read and written in `codec_file`. The payload of a sketch:
 
     height / 64 and width / 64    4 bits each; or a zero byte and a byte each if one is over 15
-    the network's own bytes       see SketchHyperpriorCoder and ZooCoder
+    the network's own bytes       see HyperpriorCoder and ZooCoder
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from common.files import printable
 from models_ntc.bundled import FOLDER
 from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
-from models_ntc.entropy import NotFiniteError, SketchError
+from models_ntc.entropy import NotFiniteError, PayloadError, SketchError
 from models_ntc.errors import CodecFileError, refusing
+from models_ntc.exact import ExactHyperprior
+from models_ntc.hyperprior_coder import HyperpriorCoder
 from models_ntc.networks import new_network
-from models_ntc.sketch_coder import SketchHyperpriorCoder
-from models_ntc.sketch_hyperprior import SketchHyperprior
 
 if TYPE_CHECKING:
     from models_ntc.zoo import ZooCoder
@@ -58,7 +58,7 @@ class SketchCodec:
     """
 
     def __init__(
-        self, coder: "SketchHyperpriorCoder | ZooCoder", path: Path, digest: bytes, config: dict
+        self, coder: "HyperpriorCoder | ZooCoder", path: Path, digest: bytes, config: dict
     ) -> None:
         self.coder = coder
         self.path = path
@@ -85,7 +85,11 @@ class SketchCodec:
         Raises SketchError if the payload is truncated, damaged or of another codec.
         """
         blocks, rest = split_blocks(payload)
-        return self._synthesize(self.coder.decode(rest, blocks))
+        try:
+            latents = self.coder.decode(rest, blocks)
+        except PayloadError as error:
+            raise SketchError(f"sketch {error}") from error
+        return self._synthesize(latents)
 
     def shape(self, payload: bytes) -> tuple[int, int]:
         """Return height and width in pixels from a payload's header. Raises SketchError."""
@@ -188,7 +192,7 @@ def codec_lambda(net: nn.Module, config: dict, lmbda: float | None) -> float | N
 
     Raises ValueError if the codec does not have that lambda.
     """
-    if not isinstance(net, SketchHyperprior):
+    if not isinstance(net, ExactHyperprior):
         if lmbda not in (None, config["lambda"]):
             raise ValueError("the sketch codec has but the one it was trained with")
         return config["lambda"]
@@ -217,12 +221,10 @@ def load_sketch_codec(
     return SketchCodec(coder, path, digest, config)
 
 
-def make_coder(
-    net: nn.Module, lmbda: float | None, device: str
-) -> "SketchHyperpriorCoder | ZooCoder":
+def make_coder(net: nn.Module, lmbda: float | None, device: str) -> "HyperpriorCoder | ZooCoder":
     """Return what codes with a network."""
-    if isinstance(net, SketchHyperprior):
-        return SketchHyperpriorCoder(net, lmbda)
+    if isinstance(net, ExactHyperprior):
+        return HyperpriorCoder(net, net.rate_step(lmbda))
     from models_ntc.zoo import ZooCoder  # here, because it needs CompressAI
 
     return ZooCoder(net, device)
