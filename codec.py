@@ -4,16 +4,17 @@
     data = encoder.encode([image])[0]
     reconstruction = encoder.decoder.decode(data).image
 
-A stream is all that a decoder is given: the prompt, the compressed sketch, the color map and the
-seed of the noise. Sketch and colors may be absent. The encoder owns a decoder and asks it for
-candidates, so that both generate by the same code (docs/design.md).
+A stream is all that a decoder is given: the prompt, the compressed sketch, the color map or base
+layer, and the seed of the noise. Sketch and colors may be absent. The encoder owns a decoder and
+asks it for candidates, so that both generate by the same code (docs/design.md).
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ from bitstream import Stream
 from dataloaders import check_coded, check_sources
 from diffusion.candidates import LOSSES, Choice, Chooser, load_score
 from diffusion.execution import PLAIN, Execution
-from presets import Preset, PresetError, refusal
+from models_ntc.bundled import BASE_FROM, Layers, layers_of
+from presets import Preset, objection, refusal
 from prompt_inversion.options import PromptOptions
 from text_codec.prompt import NO_PROMPT, Prompt, PromptCodec
 
@@ -46,7 +48,7 @@ class EncoderConfig:
 
     sketch: bool = True  # PICS; False is PIC, text alone
     lam_sketch: float | str | None = None  # a lambda of the bundled codec, or a codec file
-    color_bytes: int | None = None  # maximum size of the color layer; 0: no color layer
+    color_bytes: int | None = None  # maximum size of the color or base layer; 0: neither
     candidates: int | None = None  # number of reconstructions to choose from, the paper's N
     loss: str = "clip"  # one of LOSSES
     together: int = 8  # candidates generated in one batch; bounds memory
@@ -56,11 +58,9 @@ class EncoderConfig:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise ValueError(f"unknown loss {self.loss!r}: choose one of {', '.join(LOSSES)}")
-        if self.color_bytes and self.color_bytes < color_codec.MIN_BYTES:
-            least = color_codec.MIN_BYTES
-            raise ValueError(
-                f"a color layer of {self.color_bytes} bytes: it takes {least}, and 0 leaves it out"
-            )
+        wrong = objection("color_bytes", self.color_bytes or 0)
+        if wrong:
+            raise ValueError(f"color_bytes is {self.color_bytes}: it must be {wrong}")
 
 
 class Conditions(NamedTuple):
@@ -68,7 +68,8 @@ class Conditions(NamedTuple):
 
     prompt: Prompt
     sketch: np.ndarray | None  # uint8 (height, width), 255 = edge
-    color: np.ndarray | None  # uint8 (height / 8, width / 8, 3)
+    # uint8: a color map (height / 8, width / 8, 3), or the picture of a base (height, width, 3)
+    color: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +124,18 @@ class Decoder:
 
         return load_sketch_codec(self.lam_sketch, self.device, self.preset.sketch_codec)
 
+    @cached_property
+    def base_codec(self):
+        """The codec of base layers, loaded when it is first needed."""
+        from models_ntc import load_base_codec
+
+        return load_base_codec()
+
     def decode(self, data: bytes, force: bool = False) -> Decoded:
         """Decode a stream and generate its reconstruction.
 
         force: decode whichever models wrote the stream. Raises BitstreamError, TextError,
-        SketchError or ColorError for a broken stream, and DecodeError for a stream of other models.
+        SketchError, ColorError or BaseError for a broken stream, DecodeError for other models'.
         """
         stream = bitstream.unpack(data)
         conditions = self.conditions(stream, force)
@@ -146,6 +154,8 @@ class Decoder:
             sketch = self.sketch_codec.decode(stream.sketch)
         if stream.color is not None:
             color = color_codec.decode(stream.color, stream.height, stream.width)
+        if stream.base is not None:
+            color = self.base_codec.decode(stream.base, stream.height, stream.width)
         return Conditions(prompt, sketch, color)
 
     def generate(
@@ -162,32 +172,36 @@ class Decoder:
             prompts, seeds, height, width, sketches or None, colors or None
         )
 
-    def fingerprint(
-        self, sketch: bool, color: bool = False, naming: str = "written", words: bool = True
-    ) -> int:
-        """Return 16 bits that name the preset and the models of a stream.
+    def fingerprint(self, layers: Layers, naming: str = "written", words: bool = True) -> int:
+        """Return 16 bits that name the preset and the models of a stream with these layers.
 
-        4 bits are the preset's number, 12 are of a hash. sketch, color: whether the stream has
-        these layers. Beside a sketch, colors may be dropped from a stream. naming, words: of files
-        that are decoded too, NAMINGS.
+        4 bits are the preset's number, 12 are of a hash. naming, words: of files that are decoded
+        too, NAMINGS.
         """
-        digest = hashlib.sha256(self._prompt_codecs[words].digest)
-        digest.update(self.generator.identity(sketch, color, naming))
-        digest.update(color_codec.identity())
-        if sketch:
-            digest.update(self.sketch_codec.digest)
-        return self.preset.number << 12 | int.from_bytes(digest.digest()[:2], "big") >> PRESET_BITS
+        color = layers.color or layers.base
+        named = hashlib.sha256(self._prompt_codecs[words].digest)
+        named.update(self.generator.identity(layers.sketch > 0, color, naming))
+        named.update(color_codec.identity())
+        if layers.sketch:
+            named.update(self.sketch_codec.digest_of(layers.sketch))
+        if layers.base:
+            named.update(self.base_codec.digest)
+        return self.preset.number << 12 | int.from_bytes(named.digest()[:2], "big") >> PRESET_BITS
 
     def _prompt_codec_of(self, stream: Stream, force: bool) -> PromptCodec:
-        """Return the codec of a stream's prompt; DecodeError for other models, unless `force`."""
-        layers = stream.sketch is not None, stream.color is not None
+        """Return the codec of a stream's prompt; DecodeError for other models, unless `force`.
+
+        A stream with a sketch may have lost its base.
+        """
+        layers = layers_of(stream)
+        before = [layers, layers._replace(base=True)] if layers.sketch else [layers]
         if stream.fingerprint >> 12 == self.preset.number:
-            for naming, words in NAMINGS:
-                if stream.fingerprint == self.fingerprint(*layers, naming, words):
+            for each, (naming, words) in product(before, NAMINGS):
+                if stream.fingerprint == self.fingerprint(each, naming, words):
                     return self._prompt_codecs[words]
         if force:
             return self.prompt_codec
-        raise DecodeError(refusal(self.preset, self.fingerprint(*layers), stream.fingerprint))
+        raise DecodeError(refusal(self.preset, self.fingerprint(layers), stream.fingerprint))
 
     def _check_sizes(self, stream: Stream, force: bool) -> None:
         """Raise DecodeError for more pixels than any file of this preset has."""
@@ -235,7 +249,7 @@ class Encoder:
         device: str = "cpu",
         timer: Callable[[str], AbstractContextManager] = nullcontext,
     ):
-        from prompt_inversion.prompter import Prompter
+        from prompt_inversion.prompter import Prompter, check_vocabulary
         from prompt_inversion.waiting import load_clip
 
         self.preset, self.config, self.timer, self.map = preset, config, timer, map
@@ -244,13 +258,21 @@ class Encoder:
             self.color_bytes = preset.color_bytes if config.sketch else 0  # PIC is the prompt alone
         self.decoder = Decoder(preset, device, config.lam_sketch, config.execution)
         self.clip = load_clip(preset.clip, device, self.decoder.generator.turns)
-        self._check_vocabulary()
+        check_vocabulary(preset.name, self.clip.tokenizer, self.decoder.generator.tokenizer)
         self.prompter = Prompter(config.prompt, preset, self.clip, self.decoder.prompt_codec)
         score = load_score(config.loss, self.clip, device)
         count = config.candidates or preset.candidates
         self.chooser = Chooser(self.decoder.generate, score, count, config.together)
-        self.annotator = self._load_annotator(device)
-        self.fingerprint = self.decoder.fingerprint(config.sketch, self.color_bytes > 0)
+        self.annotator = None
+        if config.sketch:
+            from annotator import load_annotator
+
+            self.annotator = load_annotator(preset.annotator, device)
+        self.uses_base = self.color_bytes >= BASE_FROM
+        layers = Layers(
+            2 * config.sketch, self.color_bytes > 0 and not self.uses_base, self.uses_base
+        )
+        self.fingerprint = self.decoder.fingerprint(layers)  # of a file whose base fits
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
@@ -273,32 +295,15 @@ class Encoder:
         if source_sizes is None:
             source_sizes = [(image.shape[0], image.shape[1]) for image in images]
         check_sources(source_sizes, len(images))
-        coded = self.map(lambda image: (self._sketch(image), self._color(image)), images)
+        coded = self.map(lambda image: (self._sketch(image), *self._colors(image)), images)
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
-        layers = [_Layers(found, *both) for found, both in zip(prompts, coded, strict=True)]
+        layers = [_Layers(found, *rest) for found, rest in zip(prompts, coded, strict=True)]
         with self.timer("candidates"):
             choices = self.chooser.choose(images, [layer.conditions() for layer in layers])
         with self.timer("coding"):
             parts = zip(images, source_sizes, layers, choices, strict=True)
             return [self._pack(*part) for part in parts]
-
-    def _check_vocabulary(self) -> None:
-        searched = self.clip.tokenizer.get_vocab()
-        generated = self.decoder.generator.tokenizer.get_vocab()
-        if searched != generated:
-            raise PresetError(
-                f"preset {self.preset.name}: the vocabularies of the CLIP ({len(searched)} tokens) "
-                f"and of the text-to-image model ({len(generated)}) differ: "
-                "name two models with the same tokenizer"
-            )
-
-    def _load_annotator(self, device: str):
-        if not self.config.sketch:
-            return None
-        from annotator import load_annotator
-
-        return load_annotator(self.preset.annotator, device)
 
     def _sketch(self, image: np.ndarray) -> "_Coded":
         if self.annotator is None:
@@ -308,28 +313,27 @@ class Encoder:
         with self.timer("coding"):
             return _Coded(sketch, *self.decoder.sketch_codec.encode_and_decode(sketch))
 
-    def _color(self, image: np.ndarray) -> "_Coded":
+    def _colors(self, image: np.ndarray) -> "tuple[_Coded, _Coded]":
+        """Return color map and base: one of them, the map where there are too few bytes."""
         if not self.color_bytes:
-            return _Coded()
+            return _Coded(), _Coded()
         with self.timer("coding"):
+            base = self.uses_base and self.decoder.base_codec.fit(image, self.color_bytes)
+            if base:
+                return _Coded(), _Coded(None, *base)
             payload = color_codec.encode(image, self.color_bytes)
-            return _Coded(None, payload, color_codec.decode(payload, *image.shape[:2]))
+            color = color_codec.decode(payload, *image.shape[:2])
+            return _Coded(None, payload, color), _Coded()
 
     def _pack(
         self, image: np.ndarray, source: tuple[int, int], layers: "_Layers", choice: Choice
     ) -> Encoded:
-        stream = Stream(
-            fingerprint=self.fingerprint,
-            source_width=source[1],
-            source_height=source[0],
-            width=image.shape[1],
-            height=image.shape[0],
-            seed=choice.seed,
-            text=layers.prompt.payload,
-            sketch=layers.sketch.payload,
-            color=layers.color.payload,
-        )
-        data = bitstream.pack(stream)
+        size = image.shape[1], image.shape[0]
+        others = layers.prompt.payload, layers.sketch.payload
+        colors = layers.color.payload, layers.base.payload
+        stream = Stream(0, source[1], source[0], *size, choice.seed, *others, *colors)
+        fingerprint = self.decoder.fingerprint(layers_of(stream))
+        data = bitstream.pack(replace(stream, fingerprint=fingerprint))
         prompt = layers.prompt
         return Encoded(data, prompt.ids, prompt.cosine, layers.sketch.sketch, choice.scores)
 
@@ -344,7 +348,9 @@ class _Layers(NamedTuple):
     prompt: "FoundPrompt"
     sketch: _Coded
     color: _Coded
+    base: _Coded
 
     def conditions(self) -> Conditions:
         prompt = Prompt(self.prompt.ids, "", None)
-        return Conditions(prompt, self.sketch.decoded, self.color.decoded)
+        color = self.base if self.base.payload else self.color
+        return Conditions(prompt, self.sketch.decoded, color.decoded)

@@ -7,10 +7,14 @@ Codec files are read and written in `codec_file`. The payload of a sketch:
 
     height / 64 and width / 64    4 bits each; or a zero byte and a byte each if one is over 15
     the network's own bytes       see HyperpriorCoder and ZooCoder
+
+Their first byte is the rate: 0 to 31 of the first network, `sketch_hyperprior`, 32 to 95 of the
+second, `picture_hyperprior`. (CompressAI's networks have none.)
 """
 
 import hashlib
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +24,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.files import printable
-from models_ntc.bundled import FOLDER
+from models_ntc.bundled import FOLDER, SECOND_RATES, WRITERS, sketch_network
 from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
 from models_ntc.entropy import NotFiniteError, PayloadError, SketchError
 from models_ntc.errors import CodecFileError, refusing
 from models_ntc.exact import ExactHyperprior
 from models_ntc.hyperprior_coder import HyperpriorCoder
 from models_ntc.networks import new_network
+from models_ntc.picture_hyperprior import PictureHyperprior
 
 if TYPE_CHECKING:
     from models_ntc.zoo import ZooCoder
@@ -65,6 +70,10 @@ class SketchCodec:
         self.name = path.stem
         self.digest = digest
         self.config = config
+
+    def digest_of(self, network: int) -> bytes:
+        """Return the digest of what decodes the payloads of a network, 1 or 2."""
+        return self.digest
 
     def encode(self, sketch: np.ndarray) -> bytes:
         """Return the payload of a sketch, uint8 (H, W), 255 = edge, sides multiples of 64.
@@ -121,6 +130,34 @@ class SketchCodec:
         )
 
 
+class BundledCodec(SketchCodec):
+    """The bundled codec: it writes with the second network, and reads the first one's sketches.
+
+    first: the file of the first network.
+    """
+
+    def __init__(
+        self, coder: HyperpriorCoder, path: Path, digest: bytes, config: dict, first: Path
+    ) -> None:
+        super().__init__(coder, path, digest, config)
+        self.first = first
+
+    @cached_property
+    def earlier(self) -> SketchCodec:
+        """The codec of the first network, loaded when it is first needed."""
+        return load_sketch_codec(self.first)
+
+    def digest_of(self, network: int) -> bytes:
+        """Return the digest of the weight file of a network, 1 or 2."""
+        return self.earlier.digest if network == 1 else self.digest
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """Return the sketch, uint8 (H, W), of a payload of either network. Raises SketchError."""
+        if sketch_network(payload) == 1:
+            return self.earlier.decode(payload)
+        return super().decode(payload)
+
+
 def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
     """Return rows and columns of 64x64 squares of a sketch; ValueError for any other array."""
     if sketch.dtype != np.uint8 or sketch.ndim != 2:
@@ -170,7 +207,7 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, floa
     The lambda is None for a file alone. Raises ValueError if there is no such file.
     """
     if isinstance(lam_or_file, (int, float)):
-        return FOLDER / f"{family}.safetensors", float(lam_or_file)
+        return FOLDER / f"{WRITERS.get(family, family)}.safetensors", float(lam_or_file)
     if is_file(lam_or_file):
         return Path(lam_or_file), None
     name, _, number = str(lam_or_file).rpartition("@")
@@ -218,11 +255,18 @@ def load_sketch_codec(
     with refusing(path, KIND):
         coder = make_coder(net, config["lambda"], device)
         digest = hashlib.sha256(path.read_bytes()).digest()
+    if isinstance(lam_or_file, (int, float)) and family in WRITERS:
+        first = FOLDER / f"{family}.safetensors"
+        return BundledCodec(coder, path, digest, config, first)
     return SketchCodec(coder, path, digest, config)
 
 
 def make_coder(net: nn.Module, lmbda: float | None, device: str) -> "HyperpriorCoder | ZooCoder":
     """Return what codes with a network."""
+    if isinstance(net, PictureHyperprior):
+        if net.config.channels != 1:
+            raise ValueError(f"its network is for pictures of {net.config.channels} channels")
+        return HyperpriorCoder(net, net.rate_step(lmbda), SECOND_RATES)
     if isinstance(net, ExactHyperprior):
         return HyperpriorCoder(net, net.rate_step(lmbda))
     from models_ntc.zoo import ZooCoder  # here, because it needs CompressAI

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from presets import Preset
+from presets import Preset, PresetError
 from prompt_inversion.clip import Clip
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.rate import search_config
@@ -19,6 +19,8 @@ from prompt_inversion.search import invert_prompts
 from text_codec.prompt import PromptCodec
 
 if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
     from prompt_inversion.caption import Captioner
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,18 @@ class FoundPrompt(NamedTuple):
     payload: bytes  # of the text layer
     ids: tuple[int, ...]  # that the generator gets
     cosine: float  # of CLIP's features of these ids and of the image
+
+
+def check_vocabulary(preset: str, searched: "CLIPTokenizer", generated: "CLIPTokenizer") -> None:
+    """Raise PresetError unless CLIP and the text-to-image model have the same tokens."""
+    tokens = searched.get_vocab()
+    others = generated.get_vocab()
+    if tokens != others:
+        raise PresetError(
+            f"preset {preset}: the vocabularies of the CLIP ({len(tokens)} tokens) "
+            f"and of the text-to-image model ({len(others)}) differ: "
+            "name two models with the same tokenizer"
+        )
 
 
 class Prompter:
