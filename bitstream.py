@@ -6,8 +6,8 @@ docs/bitstream.md explains the format.
 
     bytes        content
     1            high nibble: magic, 0xB; low nibble: version, 1
-    1            high nibble: layers present, bit 0 text, bit 1 sketch, bit 2 color;
-                 low nibble: seed, or 15
+    1            high nibble: layers present, bit 0 text, bit 1 sketch, bit 2 color,
+                 bit 3 base; low nibble: seed, or 15
     2            fingerprint, big-endian: 4 bits preset number, 12 bits hash of the models
     1 to 3       source width in pixels, varint
     1 to 3       source height in pixels, varint
@@ -28,8 +28,10 @@ from dataclasses import dataclass
 
 MAGIC = 0xB
 VERSION = 1
-LAYERS = ("text", "sketch", "color")  # in the order of their flag bits
+LAYERS = ("text", "sketch", "color", "base")  # in the order of their flag bits
+MOST_LAYERS = 3  # in one stream: it has color or base, not both
 NO_LAYER = f"no layer: a stream has at least one of {', '.join(LAYERS)}"
+BOTH_COLORS = "a stream has a color or a base layer, not both"
 
 MAX_SOURCE_SIDE = 65535  # pixels
 CODED_MULTIPLE = 64
@@ -39,7 +41,7 @@ MAX_LAYER_BYTES = 65535
 CHECKSUM_BYTES = 2
 MIN_FILE_BYTES = 2 + 2 + 1 + 1 + 1 + 1 + CHECKSUM_BYTES
 MAX_FILE_BYTES = (
-    2 + 2 + 3 + 3 + 3 + 5 + 3 * (len(LAYERS) - 1) + len(LAYERS) * MAX_LAYER_BYTES + CHECKSUM_BYTES
+    2 + 2 + 3 + 3 + 3 + 5 + 3 * (MOST_LAYERS - 1) + MOST_LAYERS * MAX_LAYER_BYTES + CHECKSUM_BYTES
 )
 ESCAPE = 15  # a seed nibble of 15: the rest of the seed follows as a varint
 
@@ -62,6 +64,7 @@ class Stream:
     text: bytes | None = None  # 1..65535 bytes, `text_codec`
     sketch: bytes | None = None  # 1..65535 bytes, `models_ntc`
     color: bytes | None = None  # 1..65535 bytes, `color_codec`
+    base: bytes | None = None  # 1..65535 bytes, `models_ntc`; only without color
 
 
 def pack(stream: Stream) -> bytes:
@@ -152,6 +155,8 @@ def _check(stream: Stream) -> None:
     layers = _present_layers(stream)
     if not layers:
         raise BitstreamError(NO_LAYER)
+    if "color" in layers and "base" in layers:
+        raise BitstreamError(BOTH_COLORS)
     for name, layer in layers.items():
         _in_range(f"length of the {name} layer", len(layer), 1, MAX_LAYER_BYTES)
 
@@ -195,14 +200,11 @@ def _layer_flags(layers: dict[str, bytes]) -> int:
 
 def _layer_names(flags: int) -> list[str]:
     """Return the names of the layers that the flag bits announce, in the order of the bits."""
-    for bit in range(len(LAYERS), 4):
-        if flags >> bit & 1:
-            raise BitstreamError(
-                f"the stream has a layer (bit {bit}) which this reader does not know: update it"
-            )
     names = [name for bit, name in enumerate(LAYERS) if flags >> bit & 1]
     if not names:
         raise BitstreamError(NO_LAYER)
+    if "color" in names and "base" in names:
+        raise BitstreamError(BOTH_COLORS)
     return names
 
 

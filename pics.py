@@ -5,7 +5,7 @@
     python pics.py encode photo.jpg photo.pics --layers text --prompt "a red barn in the snow"
     python pics.py decode photo.pics photo.png
     python pics.py info photo.pics
-    python pics.py drop photo.pics color smaller.pics       # remove the color layer
+    python pics.py drop photo.pics color smaller.pics       # remove the color layer (or base)
 
 Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`, side by side on the cores of a
 CPU. What is done is not done again: started again, a stopped run goes on; the last line on stdout
@@ -42,6 +42,7 @@ from evaluation.flags import (
     rate,
 )
 from evaluation.processes import leave, one_thread
+from models_ntc.bundled import StreamLayers, layers_of
 from presets import PRESETS, Preset, PresetError, writer_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         )
     drop = commands.add_parser("drop", help="remove a layer from a file")
     drop.add_argument("file", type=Path, help="the .pics file")
-    drop.add_argument("layer", choices=("color",), help="the layer to remove")
+    drop.add_argument("layer", choices=("color", "base"), help="the layer to remove")
     drop.add_argument("smaller", type=Path, help="the .pics file to write")
     info = commands.add_parser("info", help="print what a file holds")
     info.add_argument("file", type=Path, help="the .pics file")
@@ -170,8 +171,8 @@ def file_jobs(args: argparse.Namespace) -> list[Job]:
 
 def by_models(
     conversion: Conversion, jobs: Sequence[Job], row: Preset | None
-) -> dict[tuple[Preset, bool, bool], list[Job]]:
-    """Return {(preset, whether there is a sketch, a color layer): files}, by the preset's name.
+) -> dict[tuple[Preset, StreamLayers], list[Job]]:
+    """Return {(preset, layers): files}, by the preset's name.
 
     row: the preset of all files; None: each file's own. Files that are broken fail.
     """
@@ -183,25 +184,25 @@ def by_models(
         except FAILURES as error:
             conversion.fail([job], error)
             continue
-        groups[own, stream.sketch is not None, stream.color is not None].append(job)
+        groups[own, layers_of(stream)].append(job)
     return dict(sorted(groups.items(), key=lambda group: group[0][0].name))
 
 
 def decode_groups(
     conversion: Conversion,
-    groups: dict[tuple[Preset, bool, bool], list[Job]],
+    groups: dict[tuple[Preset, StreamLayers], list[Job]],
     args: argparse.Namespace,
 ) -> None:
     """Decode files; the models of one preset are loaded, once, and then those of the next."""
     from codec import Decoder
 
     device, decoder = choose_device(args.device), None
-    for (row, sketch, color), jobs in groups.items():
+    for (row, layers), jobs in groups.items():
         try:
             with one_thread(device == "cpu"):
                 if decoder is None or decoder.preset != row:
                     decoder = Decoder(row, device, args.lam_sketch, execution(args))
-                decoder.fingerprint(sketch, color)  # loads what these layers need, before any fork
+                decoder.fingerprint(layers)  # loads what these layers need, before any fork
         except FAILURES as error:
             conversion.fail(jobs, error)
             continue
@@ -253,6 +254,8 @@ def info(args: argparse.Namespace) -> int:
     say(f"seed      {stream.seed}")
     for layer, count in bitstream.layer_sizes(stream).items():
         say(f"{layer:9} {count} bytes")
+    if stream.base is not None:
+        say("colors    in the base layer: the whole image, coarsely, without a color map")
     if stream.text is not None:
         say(f"prompt    {printable(shown_prompt(stream))}")
         say(f"sent as   {text_codec.coding(stream.text)}")

@@ -60,7 +60,7 @@ RANGES = {
     "guidance": (0, 100),
     "prompt_len": (1, 256),
     "prompt_steps": (1, 1_000_000),
-    "color_bytes": (0, 1000),
+    "color_bytes": (0, 2000),
     "color_strength": (0, 1),
     "control_scale": (0, 100),
     "prompt_bits": (0, 16),
@@ -106,7 +106,9 @@ class Preset:
     control: str
     sampler: str = "DPMSolverMultistepScheduler"  # class of diffusers, without a ControlNet (PIC)
     sketch_sampler: str = "UniPCMultistepScheduler"  # class of diffusers, with it (PICS)
-    color_bytes: int = 0  # maximum size of the color layer; 0: none, the paper's protocol
+    color_bytes: int = 0  # maximum of the color or base layer; 0: neither, the paper's protocol
+    # whether color and coarse structure of the reconstruction are those of the color or base layer
+    consistency: bool = True
     # of image-to-image from the color map, 0 to 1, if the ControlNet takes no color
     color_strength: float = 0.8
     control_scale: float = 1.0  # controlnet_conditioning_scale
@@ -120,7 +122,7 @@ class Preset:
     def __post_init__(self):
         """Raise PresetError for a value that no preset can have."""
         for field in dataclasses.fields(self):
-            reason = _objection(field.name, getattr(self, field.name))
+            reason = objection(field.name, getattr(self, field.name))
             if reason:
                 shown = _repr.repr(getattr(self, field.name))
                 raise PresetError(f"{field.name} is {shown}: it must be {reason}")
@@ -143,10 +145,12 @@ def block_side(control: str) -> int:
     return side
 
 
-def _objection(name: str, value: object) -> str:
+def objection(name: str, value: object) -> str:
     """Return what a value of a row must be if it is not that, otherwise ""."""
     if name in RANGES:
         return _number_objection(name, value)
+    if isinstance(value, bool):
+        return ""
     if isinstance(value, tuple):
         sizes = [len(source) for source in value]
         if len(value) <= MAX_SOURCES and max(sizes, default=0) <= 4 * MAX_CHARACTERS:

@@ -23,6 +23,7 @@ from allocation.layers import AllocationError, Frame, Material
 from allocation.table import Allocation, allocations, load_table
 from codec import Coded, Encoder, Layers
 from diffusion.candidates import Choice, Job
+from models_ntc.bundled import StreamLayers
 from presets import Preset
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.prompter import NOT_SENT, FoundPrompt
@@ -51,7 +52,8 @@ class BudgetEncoder(Encoder):
             tried = allocations(load_table(preset.name), config.budget)
         self.allocations = open_parts(tried, config)
         super().__init__(preset, replace(config, prompt=self._prompt_options()), device, timer)
-        self.fingerprint = self.decoder.fingerprint(config.sketch, config.color_bytes != 0)
+        base = config.color_bytes != 0
+        self.fingerprint = self.decoder.fingerprint(StreamLayers(2 * config.sketch, base=base))
 
     def find(self, images, source_sizes) -> tuple[list[Layers], list[Choice]]:
         """Return the layers of each image by its best allocation, and the candidate chosen."""
@@ -74,17 +76,17 @@ class BudgetEncoder(Encoder):
         size = max(allocation.prompt_bytes for allocation in self.allocations)
         return replace(options, size=size) if size else replace(options, sent=False)
 
-    def begin(self, image: np.ndarray) -> tuple[Coded, Coded]:
+    def begin(self, image: np.ndarray) -> tuple[Coded, tuple[Coded, Coded]]:
         """Return an image's sketch, coded if its rate is fixed, and its colors if they are."""
-        sketch, color = Coded(), Coded()
+        sketch, colors = Coded(), (Coded(), Coded())
         if self.given.lam_sketch is not None:
             sketch = self._sketch(image)
         elif any(allocation.lam_sketch is not None for allocation in self.allocations):
             with self.timer("sketch"):
                 sketch = Coded(self.annotator(image))
         if self.given.color_bytes:
-            color = self._color(image)
-        return sketch, color
+            colors = self._colors(image)
+        return sketch, colors
 
     def material(
         self,
@@ -92,14 +94,14 @@ class BudgetEncoder(Encoder):
         source: tuple[int, int],
         prompt: FoundPrompt,
         sketch: Coded,
-        color: Coded,
+        colors: tuple[Coded, Coded],
     ) -> Material:
         """Return what an image's layers are made of, with its prompt in all sizes needed."""
         given = self.given
         height, width = image.shape[:2]
         frame = Frame(source, (height, width), self.chooser.count - 1)
         fills = given.color_bytes is None
-        material = Material(given.budget, frame, image, sketch, color, self.decoder, fills)
+        material = Material(given.budget, frame, image, sketch, colors, self.decoder, fills)
         with self.timer("prompt"):
             for allocation in self.allocations:
                 most = allocation.prompt_bytes
@@ -119,7 +121,8 @@ class BudgetEncoder(Encoder):
             found: dict[tuple, Layers] = {}
             for allocation in self.allocations:
                 layers = material.layers(allocation)
-                payloads = layers.prompt.payload, layers.sketch.payload, layers.color.payload
+                sent = layers.prompt, layers.sketch, layers.color, layers.base
+                payloads = tuple(layer.payload for layer in sent)
                 if any(payloads):
                     found.setdefault(payloads, layers)
             if not found:

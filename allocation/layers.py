@@ -1,6 +1,6 @@
 """The layers of one image within a budget of bytes, by one allocation after another.
 
-material = Material(budget, frame, image, sketch, color, decoder, fills=True)
+material = Material(budget, frame, image, sketch, colors, decoder, fills=True)
 material.prompts = {12: prompt}
 layers = material.layers(Allocation(prompt_bytes=12, lam_sketch=0.05))
 """
@@ -13,7 +13,7 @@ import numpy as np
 import color_codec
 from allocation.table import Allocation
 from bitstream import MAX_LAYER_BYTES, Stream, pack
-from codec import Coded, Decoder, Layers
+from codec import Coded, Decoder, Layers, code_colors
 
 if TYPE_CHECKING:
     from prompt_inversion.prompter import FoundPrompt
@@ -61,9 +61,9 @@ def room(size_of: Callable[[int], int], budget: int) -> int:
 class Material:
     """What the layers of one image are made of.
 
-    image: uint8 (H, W, 3). sketch: before coding, with a payload if that is fixed. color: with a
-    payload if that is fixed. decoder: its sketch codec is used. fills: whether the colors get what
-    is left.
+    image: uint8 (H, W, 3). sketch: before coding, with a payload if that is fixed. colors: map and
+    base, with a payload if that is fixed. decoder: its codecs are used. fills: whether the colors
+    get what is left.
     `prompts` are {size: prompt of at most as many bytes}, set by the encoder.
     """
 
@@ -73,19 +73,23 @@ class Material:
         frame: Frame,
         image: np.ndarray,
         sketch: Coded,
-        color: Coded,
+        colors: tuple[Coded, Coded],
         decoder: Decoder,
         fills: bool,
     ):
         self.budget, self.frame, self.image = budget, frame, image
-        self.sketch, self.color, self.decoder, self.fills = sketch, color, decoder, fills
+        self.sketch, self.colors, self.decoder, self.fills = sketch, colors, decoder, fills
         self.prompts: dict[int, FoundPrompt] = {}
         self._sketches: dict[float | None, Coded] = {}
-        self._colors: dict[int, Coded] = {}
+        self._found: dict[int, tuple[Coded, Coded]] = {}
+
+    def fixed_colors(self) -> int:
+        """Return the length of the color or base layer, if it is fixed."""
+        return sum(length(coded.payload) for coded in self.colors)
 
     def text_room(self) -> int:
         """Return how many bytes a prompt may take beside what is fixed."""
-        others = length(self.sketch.payload), length(self.color.payload)
+        others = length(self.sketch.payload), self.fixed_colors()
         return room(lambda count: self.frame.size(count, *others), self.budget)
 
     def layers(self, allocation: Allocation) -> Layers:
@@ -96,11 +100,12 @@ class Material:
         prompt = self.prompts[allocation.prompt_bytes]
         text = length(prompt.payload)
         lam, sketch = self._sketch(allocation.lam_sketch, text)
-        color = self._color(text, length(sketch.payload))
-        lengths = text, length(sketch.payload), length(color.payload)
+        color, base = self._colors_left(text, length(sketch.payload))
+        lengths = text, length(sketch.payload), length(base.payload or color.payload)
         if any(lengths) and self.frame.size(*lengths) > self.budget:
             raise AllocationError(self.frame.size(*lengths), self.budget)
-        return Layers(prompt, sketch, color, {"budget": self.budget, "lam_sketch": lam})
+        record = {"budget": self.budget, "lam_sketch": lam}
+        return Layers(prompt, sketch, color, base, record)
 
     def least(self) -> int:
         """Return the bytes of the smallest file with a single one of the layers, if none fits."""
@@ -120,7 +125,7 @@ class Material:
             return self.decoder.sketch_codec.config["lambda"], self.sketch
         if lam is None:
             return None, Coded()
-        least_color = color_codec.MIN_BYTES if self.fills else length(self.color.payload)
+        least_color = color_codec.MIN_BYTES if self.fills else self.fixed_colors()
         lambdas = self.decoder.sketch_codec.lambdas
         rates = [rate for rate in lambdas if rate <= lam * ROUNDING] or lambdas[:1] or [None]
         found: tuple[float | None, Coded] = None, Coded()
@@ -143,15 +148,13 @@ class Material:
             self._sketches[rate] = Coded(edges, *codec.encode_and_decode(edges))
         return self._sketches[rate]
 
-    def _color(self, text: int, sketch: int) -> Coded:
-        """Return the colors in all that is left."""
+    def _colors_left(self, text: int, sketch: int) -> tuple[Coded, Coded]:
+        """Return color map and base, one of them, in all that is left."""
         if not self.fills:
-            return self.color
+            return self.colors
         left = room(lambda count: self.frame.size(text, sketch, count), self.budget)
         if left < color_codec.MIN_BYTES:
-            return Coded()
-        if left not in self._colors:
-            payload = color_codec.encode(self.image, left)
-            decoded = color_codec.decode(payload, *self.image.shape[:2])
-            self._colors[left] = Coded(None, payload, decoded)
-        return self._colors[left]
+            return Coded(), Coded()
+        if left not in self._found:
+            self._found[left] = code_colors(self.decoder, self.image, left)
+        return self._found[left]

@@ -1,5 +1,6 @@
 """Sketch and color map -> the control image of a ControlNet.
 
+    color_map(base, height, width)                          # (H/8, W/8, 3), of a base layer
     control_tensor(sketch, "picture")                       # (1, 3, H, W)
     control_tensor(sketch, "space to depth 16", color)      # (1, 270, H/16, W/16)
 
@@ -37,12 +38,24 @@ def takes_color(control: str) -> bool:
     return control != "picture"
 
 
+def color_map(color: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the color map (H/8, W/8, 3) of the colors of an image of height x width pixels.
+
+    color: uint8, a color map, which is returned as it is; or a base (H, W, 3), whose squares of
+    8 x 8 pixels are averaged, float32 in 0..255.
+    """
+    if color.shape[:2] != (height, width):
+        return color
+    squares = rearrange(color, "(h y) (w x) c -> h w c (y x)", y=COLOR_SCALE, x=COLOR_SCALE)
+    return squares.mean(-1, dtype=np.float32)
+
+
 def control_tensor(
     sketch: np.ndarray | None, control: str, color: np.ndarray | None = None
 ) -> torch.Tensor:
     """Return the control image of a sketch and a color map, (1, C, h, w) float32 on the CPU.
 
-    sketch: uint8 (H, W), 255 = edge; color: uint8 (H/8, W/8, 3) RGB. Either may be None, but
+    sketch: uint8 (H, W), 255 = edge; color: RGB of 0..255, (H/8, W/8, 3). Either may be None, but
     "picture" needs the sketch. The format is described above. Raises ValueError for an unknown
     `control`, or if F does not divide H and W.
     """
@@ -76,7 +89,7 @@ def _size(sketch: np.ndarray | None, color: np.ndarray | None) -> tuple[int, int
 
 
 def _planes(image: np.ndarray) -> torch.Tensor:
-    """Return an image, uint8 (H, W, C), as (1, C, H, W) float32 in 0..1."""
+    """Return an image (H, W, C) of 0..255 as (1, C, H, W) float32 in 0..1."""
     scaled = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     return rearrange(scaled, "h w c -> 1 c h w")
 

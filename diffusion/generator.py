@@ -19,7 +19,13 @@ from PIL import Image
 
 from common.weights import UnavailableError, from_mirrors
 from diffusion.content import Names
-from diffusion.control import COLOR_SCALE, control_channels, control_tensor, takes_color
+from diffusion.control import (
+    COLOR_SCALE,
+    color_map,
+    control_channels,
+    control_tensor,
+    takes_color,
+)
 from diffusion.execution import PLAIN, Execution
 from diffusion.image_to_image import ControlFromLatents, TextFromLatents
 from diffusion.library import (
@@ -116,9 +122,9 @@ class Generator:
         seeds: non-negative integers below 2**63; each stands for its own initial noise.
         height, width: pixels, multiples of the model's scale (8; `tiny` 16).
         sketches: uint8 (H, W) of that size, 255 = edge; None: no sketch.
-        colors: uint8 (H/8, W/8, 3) RGB; None: no color map. A ControlNet that takes colors gets
-            it; every other model starts from it, by image-to-image of the preset's
-            `color_strength`.
+        colors: uint8 RGB, each a color map (H/8, W/8, 3) or a base (H, W, 3); None: no colors. A
+            ControlNet that takes colors gets the map, a base's too; every other model starts from
+            the colors, by image-to-image of the preset's `color_strength`.
 
         Raises ValueError for ids, sizes or seeds that the model cannot take, and for whatever the
         model raises.
@@ -133,7 +139,8 @@ class Generator:
     def _images(self, prompts, seeds, height: int, width: int, sketches, colors) -> torch.Tensor:
         """Return what `generate_each` does as (N, 3, H, W) in 0..1 on the device."""
         noise = self._noise(seeds, height, width)
-        control = self._control(sketches, colors)
+        maps = None if colors is None else [color_map(color, height, width) for color in colors]
+        control = self._control(sketches, maps)
         settings = self._settings(prompts, control is not None)
         if colors is not None and not takes_color(self.preset.control):
             latents = [self._encode_color(color, height, width) for color in colors]
@@ -152,8 +159,9 @@ class Generator:
         for sketch in sketches or ():
             if sketch.shape != (height, width):
                 raise ValueError(f"sketch of shape {sketch.shape} for an image of {size}")
+        small = (height // COLOR_SCALE, width // COLOR_SCALE, 3)
         for color in colors or ():
-            if color.shape != (height // COLOR_SCALE, width // COLOR_SCALE, 3):
+            if color.shape not in (small, (height, width, 3)):
                 raise ValueError(f"color map of shape {color.shape} for an image of {size}")
         if not seeds:
             raise ValueError("no seed: each image needs one")
@@ -207,7 +215,7 @@ class Generator:
 
     @torch.no_grad()
     def _encode_color(self, color: np.ndarray, height: int, width: int) -> torch.Tensor:
-        """Return the latents (1, C, h, w) of an enlarged color map: the mode, without sampling."""
+        """Return the latents (1, C, h, w) of an enlarged color map, or of a base: the mode."""
         large = Image.fromarray(color).resize((width, height), Image.Resampling.BICUBIC)
         vae = self._text_pipeline.vae
         pixels = self._text_pipeline.image_processor.preprocess(large).to(self.device, self.dtype)

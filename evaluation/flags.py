@@ -16,6 +16,7 @@ from common.files import ROOT
 from dataloaders import DATASETS
 from diffusion.candidates import LOSSES
 from diffusion.execution import ATTENTIONS, MEMORIES, Execution
+from models_ntc.bundled import BASE_FROM
 from presets import PRESETS, Preset, PresetError, get_preset
 from prompt_inversion.options import SEARCHES, SOURCES, PromptOptions
 
@@ -120,7 +121,8 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     add(
         "--color_bytes",
         type=natural,
-        help="maximum bytes of the color layer; 0 disables it (default: the preset's)",
+        help="maximum bytes of colors and coarse structure, 8 to 2,000: a color map or, from "
+        f"{BASE_FROM} on, a base layer; 0: neither (default: the preset's)",
     )
     prompt = flags.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=utf8, help="a text that is the prompt of every image")

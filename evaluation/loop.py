@@ -10,7 +10,7 @@ For each image, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
     <name>_recon.png          the reconstruction, from the file alone
     <name>_sketch.png         the sketch, and
     <name>_sketch_recon.png   the sketch that the file holds (PICS)
-    <name>_color.png          the color map that the file holds, enlarged (if it holds one)
+    <name>_color.png          the color map that the file holds, enlarged, or its base layer
     <name>_caption.yaml       the record: prompt, seed, bytes and bpp of each layer, the SHA-256 of
                               the file, metrics, baselines, seconds, memory
     <name>_failed.txt         in place of all these: why the image could not be done

@@ -1,19 +1,50 @@
-"""The codec files that come with the project: where they are, and which lambdas they have.
+"""The weight files that come with the project, and which of them a stream needs.
 
 python -c "from models_ntc.bundled import lambda_range; print(lambda_range())"
 """
 
 import json
 from pathlib import Path
+from typing import NamedTuple
+
+from bitstream import Stream
 
 FOLDER = Path(__file__).parent
+# The file with which a family of sketch codecs writes; what its first one wrote is read as well.
+WRITERS = {"sketch": "sketch2"}
+BASE_FROM = 60  # bytes
+BASE_MOST = 2000
+SECOND_RATES = 32  # the first rate of the second network in a sketch's payload
+
+
+class StreamLayers(NamedTuple):
+    """The layers of a stream, as far as its models depend on them."""
+
+    sketch: int = 0  # the network that wrote it, 1 or 2; 0: there is none
+    color: bool = False
+    base: bool = False
+
+
+def layers_of(stream: Stream) -> StreamLayers:
+    """Return the layers of a stream."""
+    sketch = 0 if stream.sketch is None else sketch_network(stream.sketch)
+    return StreamLayers(sketch, stream.color is not None, stream.base is not None)
+
+
+def sketch_network(payload: bytes) -> int:
+    """Return which network of the bundled codec wrote a sketch, 1 or 2, by its rate.
+
+    Of other codecs' payloads the answer says nothing.
+    """
+    start = 3 if payload[:1] == b"\0" else 1
+    return 2 if payload[start : start + 1] >= bytes([SECOND_RATES]) else 1
 
 
 def lambda_range(family: str = "sketch") -> tuple[float, float]:
-    """Return the lowest and highest lambda of the bundled codec models_ntc/<family>.safetensors."""
+    """Return the lowest and highest lambda at which a family of sketch codecs writes."""
     from safetensors import safe_open
 
-    with safe_open(FOLDER / f"{family}.safetensors", "numpy") as file:
+    with safe_open(FOLDER / f"{WRITERS.get(family, family)}.safetensors", "numpy") as file:
         config = json.loads(file.metadata()["config"])
     low, high = config["sizes"]["lambda_range"]
     return low, high

@@ -6,12 +6,16 @@
 Codec files are read and written in `codec_file`. The payload of a sketch:
 
     height / 64 and width / 64    4 bits each; or a zero byte and a byte each if one is over 15
-    the network's own bytes       see SketchHyperpriorCoder and ZooCoder
+    the network's own bytes       see HyperpriorCoder and ZooCoder
+
+Their first byte is the rate: 0 to 31 of the first network, `sketch_hyperprior`, 32 to 95 of the
+second, `picture_hyperprior`. (CompressAI's networks have none.)
 """
 
 import copy
 import hashlib
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +25,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.files import printable
-from models_ntc.bundled import FOLDER
+from models_ntc.bundled import FOLDER, SECOND_RATES, WRITERS, sketch_network
 from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
-from models_ntc.entropy import NotFiniteError, SketchError
+from models_ntc.entropy import NotFiniteError, PayloadError, SketchError
 from models_ntc.errors import CodecFileError, refusing
+from models_ntc.exact import ExactHyperprior
+from models_ntc.hyperprior_coder import HyperpriorCoder
 from models_ntc.networks import new_network
-from models_ntc.sketch_coder import SketchHyperpriorCoder
-from models_ntc.sketch_hyperprior import RATES, SketchHyperprior
+from models_ntc.picture_hyperprior import PictureHyperprior
 
 if TYPE_CHECKING:
     from models_ntc.zoo import ZooCoder
@@ -59,13 +64,17 @@ class SketchCodec:
     """
 
     def __init__(
-        self, coder: "SketchHyperpriorCoder | ZooCoder", path: Path, digest: bytes, config: dict
+        self, coder: "HyperpriorCoder | ZooCoder", path: Path, digest: bytes, config: dict
     ) -> None:
         self.coder = coder
         self.path = path
         self.name = path.stem
         self.digest = digest
         self.config = config
+
+    def digest_of(self, network: int) -> bytes:
+        """Return the digest of what decodes the payloads of a network, 1 or 2."""
+        return self.digest
 
     def encode(self, sketch: np.ndarray) -> bytes:
         """Return the payload of a sketch, uint8 (H, W), 255 = edge, sides multiples of 64.
@@ -86,7 +95,11 @@ class SketchCodec:
         Raises SketchError if the payload is truncated, damaged or of another codec.
         """
         blocks, rest = split_blocks(payload)
-        return self._synthesize(self.coder.decode(rest, blocks))
+        try:
+            latents = self.coder.decode(rest, blocks)
+        except PayloadError as error:
+            raise SketchError(f"sketch {error}") from error
+        return self._synthesize(latents)
 
     def shape(self, payload: bytes) -> tuple[int, int]:
         """Return height and width in pixels from a payload's header. Raises SketchError."""
@@ -96,10 +109,11 @@ class SketchCodec:
     @property
     def lambdas(self) -> tuple[float, ...]:
         """The lambdas that it can write at, ascending; none if its network has one rate alone."""
-        if not isinstance(self.coder, SketchHyperpriorCoder):
+        if not isinstance(self.coder, HyperpriorCoder):
             return ()
         low, high = self.coder.net.config.lambda_range
-        return tuple(low * (high / low) ** (step / (RATES - 1)) for step in range(RATES))
+        rates = self.coder.net.RATES
+        return tuple(low * (high / low) ** (step / (rates - 1)) for step in range(rates))
 
     def at(self, lmbda: float) -> "SketchCodec":
         """Return the same codec, which writes at another of its `lambdas`, the nearest one."""
@@ -130,6 +144,34 @@ class SketchCodec:
         return CodecFileError(
             f"{printable(self.path)} is no {KIND}: its weights give numbers that are not finite"
         )
+
+
+class BundledCodec(SketchCodec):
+    """The bundled codec: it writes with the second network, and reads the first one's sketches.
+
+    first: the file of the first network.
+    """
+
+    def __init__(
+        self, coder: HyperpriorCoder, path: Path, digest: bytes, config: dict, first: Path
+    ) -> None:
+        super().__init__(coder, path, digest, config)
+        self.first = first
+
+    @cached_property
+    def earlier(self) -> SketchCodec:
+        """The codec of the first network, loaded when it is first needed."""
+        return load_sketch_codec(self.first)
+
+    def digest_of(self, network: int) -> bytes:
+        """Return the digest of the weight file of a network, 1 or 2."""
+        return self.earlier.digest if network == 1 else self.digest
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """Return the sketch, uint8 (H, W), of a payload of either network. Raises SketchError."""
+        if sketch_network(payload) == 1:
+            return self.earlier.decode(payload)
+        return super().decode(payload)
 
 
 def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
@@ -181,7 +223,7 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, floa
     The lambda is None for a file alone. Raises ValueError if there is no such file.
     """
     if isinstance(lam_or_file, (int, float)):
-        return FOLDER / f"{family}.safetensors", float(lam_or_file)
+        return FOLDER / f"{WRITERS.get(family, family)}.safetensors", float(lam_or_file)
     if is_file(lam_or_file):
         return Path(lam_or_file), None
     name, _, number = str(lam_or_file).rpartition("@")
@@ -203,7 +245,7 @@ def codec_lambda(net: nn.Module, config: dict, lmbda: float | None) -> float | N
 
     Raises ValueError if the codec does not have that lambda.
     """
-    if not isinstance(net, SketchHyperprior):
+    if not isinstance(net, ExactHyperprior):
         if lmbda not in (None, config["lambda"]):
             raise ValueError("the sketch codec has but the one it was trained with")
         return config["lambda"]
@@ -229,15 +271,20 @@ def load_sketch_codec(
     with refusing(path, KIND):
         coder = make_coder(net, config["lambda"], device)
         digest = hashlib.sha256(path.read_bytes()).digest()
+    if isinstance(lam_or_file, (int, float)) and family in WRITERS:
+        first = FOLDER / f"{family}.safetensors"
+        return BundledCodec(coder, path, digest, config, first)
     return SketchCodec(coder, path, digest, config)
 
 
-def make_coder(
-    net: nn.Module, lmbda: float | None, device: str
-) -> "SketchHyperpriorCoder | ZooCoder":
+def make_coder(net: nn.Module, lmbda: float | None, device: str) -> "HyperpriorCoder | ZooCoder":
     """Return what codes with a network."""
-    if isinstance(net, SketchHyperprior):
-        return SketchHyperpriorCoder(net, lmbda)
+    if isinstance(net, PictureHyperprior):
+        if net.config.channels != 1:
+            raise ValueError(f"its network is for pictures of {net.config.channels} channels")
+        return HyperpriorCoder(net, net.rate_step(lmbda), SECOND_RATES)
+    if isinstance(net, ExactHyperprior):
+        return HyperpriorCoder(net, net.rate_step(lmbda))
     from models_ntc.zoo import ZooCoder  # here, because it needs CompressAI
 
     return ZooCoder(net, device)

@@ -4,7 +4,7 @@
     net, config = load_file(Path("codec.safetensors"))
 
 A codec file is a safetensors file with the network's state dict, integer coding tables included. In
-files of the network `sketch`, the decoder's weights are integers, multiples of 2^-WEIGHT_BITS, and
+files of our own networks, the decoder's weights are integers, multiples of 2^-WEIGHT_BITS, and
 the encoder's are float16. The metadata is
 
     {"config": JSON of {"model", "lambda", "metric", "sizes"}}.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from common.files import printable, write
 from models_ntc.errors import CodecFileError, refusing
+from models_ntc.exact import ExactHyperprior
 from models_ntc.networks import (
     coding_network,
     expected_tensors,
@@ -43,7 +44,6 @@ from models_ntc.schema import (
     check_sizes,
     check_values,
 )
-from models_ntc.sketch_hyperprior import SketchHyperprior
 from models_ntc.torch_file import TorchFile, open_torch_file
 from pretrained.libraries import training_packages
 
@@ -76,7 +76,7 @@ def save_codec(
     Raises CodecFileError, and writes nothing, if `load_file` would not read it.
     """
     with refusing(path, KIND):
-        compute_tables(net, search=isinstance(net, SketchHyperprior))
+        compute_tables(net, search=isinstance(net, ExactHyperprior))
         state = packed(net)
         check_values(state, tables=True)
     config = {"model": model, "lambda": lmbda, "metric": metric, "sizes": sizes_of(net)}

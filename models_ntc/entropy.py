@@ -28,8 +28,12 @@ SLOT_MASK = (1 << PRECISION) - 1
 WORD_MASK = (1 << WORD) - 1
 
 
-class SketchError(ValueError):
-    """A sketch payload is truncated, damaged, or made by another codec."""
+class PayloadError(ValueError):
+    """A payload is truncated, damaged, or made by another codec."""
+
+
+class SketchError(PayloadError):
+    """That of a sketch."""
 
 
 class NotFiniteError(ValueError):
@@ -111,12 +115,12 @@ def encode(intervals: list[tuple[int, int]], check: int) -> bytes:
 class SymbolDecoder:
     """Decodes, group by group, the symbols that `encode` was given.
 
-    data: a payload. Raises SketchError if it is empty or padded.
+    data: a payload. Raises PayloadError if it is empty or padded.
     """
 
     def __init__(self, data: bytes) -> None:
         if not data or not data[-1]:
-            raise SketchError(f"sketch payload of {len(data)} bytes is truncated or padded")
+            raise PayloadError(f"payload of {len(data)} bytes is truncated or padded")
         # After words that were moved out, the state has WORD_BYTES + 1 to 2 * WORD_BYTES bytes.
         end = max(0, (len(data) - 1) // WORD_BYTES - 1) * WORD_BYTES
         self.words = []
@@ -128,7 +132,7 @@ class SymbolDecoder:
     def decode(self, tables: Tables, indexes: np.ndarray) -> np.ndarray:
         """Return the next values, int64 (n,), one for each table index.
 
-        Raises SketchError if the payload ends before them.
+        Raises PayloadError if the payload ends before them.
         """
         offsets = tables.offset.tolist()
         positions = []
@@ -143,17 +147,16 @@ class SymbolDecoder:
         return values
 
     def finish(self) -> None:
-        """Raise SketchError unless the payload is used up and its checksum is right."""
+        """Raise PayloadError unless the payload is used up and its checksum is right."""
         if self.words or self.state != FLOOR + check_byte(self.parts):
-            raise SketchError(
-                "sketch payload decodes to the wrong symbols: "
-                "it is damaged or made by another codec"
+            raise PayloadError(
+                "payload decodes to the wrong symbols: it is damaged or made by another codec"
             )
 
     def _next_position(self, row: list[int]) -> int:
         """Return the position of the next symbol in a table's row; the last one is the escape."""
         if self.state < FLOOR:
-            raise SketchError("sketch payload is truncated or damaged: it ends before its symbols")
+            raise PayloadError("payload is truncated or damaged: it ends before its symbols")
         slot = self.state & SLOT_MASK
         position = bisect_right(row, slot) - 1
         end = row[position + 1] if position + 1 < len(row) else 1 << PRECISION

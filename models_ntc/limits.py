@@ -3,14 +3,16 @@
 python -c "from models_ntc.limits import CHANNELS; print(CHANNELS)"
 """
 
-MODEL = "sketch"  # the name of our network; ZOO has those of CompressAI's
+# The names of our networks, the first and the second; ZOO has those of CompressAI's.
+MODEL = "sketch"
+PICTURE = "picture"
 METRICS = ("mse", "ms-ssim")
 LAMBDAS = (1e-9, 1e9)
 CHANNELS = (1, 2048)  # of a layer, and N and M of CompressAI's networks
 # standard deviations in a table of Gaussians, and how many there are
 SCALES = (1e-6, 1e6)
 SCALE_LEVELS = (2, 4096)
-# Sizes of `SketchHyperpriorConfig` that are numbers of channels.
+# Sizes of `HyperpriorConfig` and of `PictureHyperpriorConfig` that are numbers of channels.
 SKETCH_CHANNELS = (
     "quarter",
     "eighth",
@@ -20,6 +22,7 @@ SKETCH_CHANNELS = (
     "hyper_latent",
     "hyper",
 )
+PICTURE_CHANNELS = (*SKETCH_CHANNELS, "channels", "half")
 WEIGHT = 65504.0  # magnitude of a weight: what float16 holds, in which codec files store some
 # Parameters of the density of the hyper-latents. In training they stay far below; above, the
 # density's logarithms may overflow, and tables that are as wide as its quantiles take gigabytes.

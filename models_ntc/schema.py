@@ -24,6 +24,8 @@ from models_ntc.limits import (
     METRICS,
     MODEL,
     MOST_TABLE,
+    PICTURE,
+    PICTURE_CHANNELS,
     SCALE_LEVELS,
     SCALES,
     SKETCH_CHANNELS,
@@ -64,7 +66,7 @@ def check_config(text: str | None) -> dict:
     if type(config) is not dict or set(config) != CONFIG:
         raise CodecFileError(f"its config is not an object of {', '.join(sorted(CONFIG))}")
     model = config["model"]
-    if model != MODEL and (type(model) is not str or model not in ZOO):
+    if type(model) is not str or model not in (MODEL, PICTURE, *ZOO):
         raise CodecFileError("its config has a model that is not known")
     if config["metric"] not in (None, *METRICS):
         raise CodecFileError("its config has a metric that is not known")
@@ -101,8 +103,8 @@ def check_sizes(model: str, sizes: object) -> None:
     """Raise unless these are keyword arguments of a network, each within its limits."""
     if type(sizes) is not dict:
         raise CodecFileError(f"its sizes are {shown(sizes)}, not an object")
-    if model == MODEL:
-        _check_sketch_sizes(sizes)
+    if model in (MODEL, PICTURE):
+        _check_own_sizes(model, sizes)
         return
     names = {"N"} if model.startswith("cheng") else {"N", "M"}
     if set(sizes) != names:
@@ -111,12 +113,13 @@ def check_sizes(model: str, sizes: object) -> None:
         check_integer(name, value, CHANNELS)
 
 
-def _check_sketch_sizes(sizes: dict) -> None:
-    """Check the fields of a SketchHyperpriorConfig."""
+def _check_own_sizes(model: str, sizes: dict) -> None:
+    """Check the fields of a HyperpriorConfig, or for PICTURE of a PictureHyperpriorConfig."""
+    channels = PICTURE_CHANNELS if model == PICTURE else SKETCH_CHANNELS
     others = {"scale_min", "scale_max", "scale_levels", "lambda_range"}
-    if set(sizes) != {*SKETCH_CHANNELS, *others}:
-        raise CodecFileError(f"its sizes are not those of a network {MODEL}")
-    for name in SKETCH_CHANNELS:
+    if set(sizes) != {*channels, *others}:
+        raise CodecFileError(f"its sizes are not those of a network {model}")
+    for name in channels:
         check_integer(name, sizes[name], CHANNELS)
     if sizes["latent"] % sizes["groups"]:
         raise CodecFileError(

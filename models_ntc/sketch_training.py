@@ -1,9 +1,9 @@
-"""Training of the default sketch codec's network: its rates by CompressAI's entropy models.
+"""Training of the first exact network: its rates by CompressAI's entropy models.
 
     net = SketchTraining()
     output = net(sketches, torch.full((len(sketches),), 0.2))
 
-Only training needs CompressAI; what a file holds is coded by `sketch_coder` without it.
+Only training needs CompressAI; what a file holds is coded by `hyperprior_coder` without it.
 """
 
 import torch
@@ -12,7 +12,8 @@ from compressai.models import CompressionModel
 from compressai.ops import LowerBound
 from torch import Tensor
 
-from models_ntc.sketch_hyperprior import SketchHyperprior, SketchHyperpriorConfig, both_halves
+from models_ntc.exact import HyperpriorConfig, both_halves
+from models_ntc.sketch_hyperprior import SketchHyperprior
 
 
 def round_through(x: Tensor) -> Tensor:
@@ -20,11 +21,14 @@ def round_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-class SketchTraining(SketchHyperprior, CompressionModel):
-    """The network with entropy models that learn, under the same names in its state dict."""
+class Learning(CompressionModel):
+    """What makes an `ExactHyperprior` of curves learn: entropy models and a training pass.
 
-    def __init__(self, config: SketchHyperpriorConfig | None = None) -> None:
-        super().__init__(config)
+    The entropy models have the same names in the state dict as the tables of a network that codes.
+    """
+
+    def add_entropy_models(self) -> None:
+        """Put entropy models that learn in the places of the tables."""
         c = self.config
         self.entropy_bottleneck = EntropyBottleneck(c.hyper_latent, init_scale=2)
         self.gaussian_conditional = GaussianConditional(c.scales(), scale_bound=c.scale_min)
@@ -37,12 +41,12 @@ class SketchTraining(SketchHyperprior, CompressionModel):
         return c.scale_min * torch.exp(bounded * c.log_ratio())
 
     def forward(self, x: Tensor, lmbda: Tensor) -> dict:
-        """Return {"x_hat": (N, 1, H, W), "likelihoods": {"y", "z"}} of a training pass.
+        """Return {"x_hat": (N, C, H, W), "likelihoods": {"y", "z"}} of a training pass.
 
-        x: sketches (N, 1, H, W) in 0..1. lmbda: their lambdas (N,).
+        x: pictures (N, C, H, W) in 0..1. lmbda: their lambdas (N,).
         """
         t = self.position(lmbda)
-        y = self.analyze(x, t)
+        y = self.latents(self.analysis(x), t)
         z = self.hyper_analysis(y).float()
         _, z_likelihoods = self.entropy_bottleneck(z)
         hyper = self.hyper_synthesis(round_through(z - self.medians()) + self.medians()).float()
@@ -62,3 +66,11 @@ class SketchTraining(SketchHyperprior, CompressionModel):
     def update(self, force: bool = False) -> bool:
         """Compute the integer coding tables (for export; a loaded file brings its own)."""
         return super().update(self.config.scales(), force=force, update_quantiles=True)
+
+
+class SketchTraining(SketchHyperprior, Learning):
+    """The first network with entropy models that learn."""
+
+    def __init__(self, config: HyperpriorConfig | None = None) -> None:
+        super().__init__(config)
+        self.add_entropy_models()

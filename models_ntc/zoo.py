@@ -177,7 +177,7 @@ class ZooCoder:
 
     @torch.no_grad()
     def decode(self, data: bytes, blocks: tuple[int, int]) -> Tensor:
-        """Return the latents (1, M, H/16, W/16) of a payload. Raises SketchError.
+        """Return the latents (1, M, H/16, W/16) of a payload. Raises PayloadError.
 
         blocks: rows and columns of 64x64 squares of the sketch.
         """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from presets import Preset
+from presets import Preset, PresetError
 from prompt_inversion.clip import Clip
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.rate import search_config
@@ -21,6 +21,8 @@ from prompt_inversion.search import invert_prompts
 from text_codec.prompt import PromptCodec
 
 if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
     from prompt_inversion.caption import Captioner
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,18 @@ class FoundPrompt(NamedTuple):
 
 
 NOT_SENT = FoundPrompt(None, (), math.nan)
+
+
+def check_vocabulary(preset: str, searched: "CLIPTokenizer", generated: "CLIPTokenizer") -> None:
+    """Raise PresetError unless CLIP and the text-to-image model have the same tokens."""
+    tokens = searched.get_vocab()
+    others = generated.get_vocab()
+    if tokens != others:
+        raise PresetError(
+            f"preset {preset}: the vocabularies of the CLIP ({len(tokens)} tokens) "
+            f"and of the text-to-image model ({len(others)}) differ: "
+            "name two models with the same tokenizer"
+        )
 
 
 class Prompter:

@@ -13,7 +13,12 @@ from reporting.rendering import link, link_to, render
 from reporting.rows import layers_of, metrics_of, numbers_of
 from reporting.runs import RunResult
 
-LAYERS = {"text": "a prompt", "sketch": "a sketch", "color": "a color map"}
+LAYERS = {
+    "text": "a prompt",
+    "sketch": "a sketch",
+    "color": "a color map",
+    "base": "a coarse image",
+}
 MOST_IMAGES = 10_000  # on a page; a browser could not show more
 LARGEST = 1e308  # stands for infinity where a page sorts
 # kind of picture -> endings of its file in a run's folder; the first that exists is taken

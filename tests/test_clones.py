@@ -13,6 +13,7 @@ from codec import Decoder
 from color_codec import model
 from common.files import ROOT
 from diffusion.loading import weights_name
+from models_ntc.bundled import StreamLayers
 from presets import PRESETS
 
 HASHED = ("tiny/bundle/generator", "tiny/bundle/controlnet", "color_codec/tables.json")
@@ -55,11 +56,19 @@ def test_the_fingerprint_is_that_of_other_clones(windows, monkeypatch):
     )
     theirs = Decoder(row)
     expected = []
-    for sketch, color in ((False, False), (True, False), (True, True)):
-        expected.append(ours.fingerprint(sketch, color))
+    kinds = [
+        StreamLayers(),
+        StreamLayers(1),
+        StreamLayers(2),
+        StreamLayers(1, color=True),
+        StreamLayers(2, base=True),
+    ]
+    for layers in kinds:
+        expected.append(ours.fingerprint(layers))
     monkeypatch.setattr(model, "TABLES", windows / "color_codec/tables.json")
-    for sketch, color in ((False, False), (True, False), (True, True)):
-        assert theirs.fingerprint(sketch, color) == expected.pop(0)
+    for layers in kinds:
+        assert theirs.fingerprint(layers) == expected.pop(0)
+    assert expected == []
 
 
 def test_line_ends_within_weights_count(tmp_path):

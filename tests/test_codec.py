@@ -20,6 +20,7 @@ import text_codec
 from bitstream import BitstreamError
 from codec import DecodeError, Decoder, Encoder, EncoderConfig
 from common.weights import UnavailableError
+from models_ntc.bundled import BASE_FROM, StreamLayers
 from presets import PRESETS, PresetError, writer_of
 from prompt_inversion.options import PromptOptions
 
@@ -147,13 +148,16 @@ def test_other_models_are_refused_by_name(row, encoder, encoded):
 def test_the_annotator_is_no_part_of_the_fingerprint(row, encoder):
     """A decoder never draws a sketch: sd21's files decode whichever HED made theirs."""
     other = Decoder(dataclasses.replace(row, annotator="hed"))
-    assert other.fingerprint(sketch=True, color=encoder.color_bytes > 0) == encoder.fingerprint
+    layers = StreamLayers(2, 0 < encoder.color_bytes < BASE_FROM, encoder.uses_base)
+    assert other.fingerprint(layers) == encoder.fingerprint
 
 
 def test_changed_weights_change_the_fingerprint(row, encoder):
     changed = Decoder(dataclasses.replace(row, steps=row.steps + 1))
-    assert changed.fingerprint(True, True) != encoder.fingerprint
-    assert Decoder(row).fingerprint(True) != Decoder(row).fingerprint(False)
+    assert changed.fingerprint(StreamLayers(2, True)) != Decoder(row).fingerprint(
+        StreamLayers(2, True)
+    )
+    assert Decoder(row).fingerprint(StreamLayers(2)) != Decoder(row).fingerprint(StreamLayers())
 
 
 @pytest.mark.parametrize("sketch", [True, False])
@@ -235,7 +239,7 @@ def test_bad_prompt_options_are_refused(small, options, message):
 def test_bad_configurations_are_refused():
     with pytest.raises(ValueError, match="unknown loss 'taste': choose one of clip, ms-ssim, lp"):
         EncoderConfig(loss="taste")
-    with pytest.raises(ValueError, match="a color layer of 1 bytes: it takes"):
+    with pytest.raises(ValueError, match="color_bytes is 1: it must be 0, or 8 to 2,000"):
         EncoderConfig(color_bytes=1)
 
 

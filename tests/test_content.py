@@ -16,6 +16,7 @@ from bitstream import Stream
 from codec import DecodeError, Decoder
 from diffusion import content, loading
 from diffusion.generator import Generator
+from models_ntc.bundled import StreamLayers
 from text_codec import encode, vocabulary
 from text_codec.prompt import PromptCodec
 
@@ -64,7 +65,7 @@ def into_hub(folder, row, monkeypatch):
 
 def file_of(decoder, naming="written", words=True, payload=None):
     payload = payload or decoder.prompt_codec.encode_text("a barn")
-    fingerprint = decoder.fingerprint(False, False, naming, words)
+    fingerprint = decoder.fingerprint(StreamLayers(), naming, words)
     return bitstream.unpack(bitstream.pack(Stream(fingerprint, 64, 64, 64, 64, 0, payload)))
 
 
@@ -76,18 +77,18 @@ def test_controlnets_of_equal_size_have_fingerprints_of_their_own(row, kept, tmp
     assert stock.generator.identity(sketch=True, naming="earlier") == tuned.generator.identity(
         sketch=True, naming="earlier"
     )  # named by size
-    assert stock.fingerprint(True) != tuned.fingerprint(True)
-    assert stock.fingerprint(False) == tuned.fingerprint(False)
+    assert stock.fingerprint(StreamLayers(2)) != tuned.fingerprint(StreamLayers(2))
+    assert stock.fingerprint(StreamLayers()) == tuned.fingerprint(StreamLayers())
 
 
 def test_a_folder_with_the_weights_of_the_hub_decodes_its_files(row, kept, tmp_path, monkeypatch):
     here = Decoder(row)
     hub = Decoder(into_hub(tmp_path / "hub", row, monkeypatch))
-    for sketch in (False, True):
-        assert hub.fingerprint(sketch) == here.fingerprint(sketch)
+    for layers in (StreamLayers(), StreamLayers(2)):
+        assert hub.fingerprint(layers) == here.fingerprint(layers)
     monkeypatch.setattr(loading, "HASHED_BYTES", 10**9)  # a small folder: its own files as before
     small = Decoder(row)
-    assert small.fingerprint(False) != hub.fingerprint(False)
+    assert small.fingerprint(StreamLayers()) != hub.fingerprint(StreamLayers())
     assert small.conditions(file_of(hub)).prompt.text == "a barn"
 
 
@@ -111,7 +112,7 @@ def test_ids_of_the_first_files_keep_their_meaning(row, kept, monkeypatch):
     ids = first.subset(5)[:3]
     payload = encode(ids, len(tokenizer), first.subset(5))
     stream = file_of(decoder, "earlier", words=False, payload=payload)
-    assert stream.fingerprint != decoder.fingerprint(False, False, "earlier")
+    assert stream.fingerprint != decoder.fingerprint(StreamLayers(), "earlier")
     assert decoder.conditions(stream).prompt.ids == ids
     assert decoder.prompt_codec.decode(payload).ids != ids
 

@@ -29,6 +29,7 @@ from diffusion.turns import Turns
 from evaluation.evaluator import Evaluator, Work
 from evaluation.timing import Stopwatch
 from models_ntc import load_sketch_codec
+from models_ntc.bundled import StreamLayers
 from prompt_inversion.clip import load_clip
 from prompt_inversion.options import PromptOptions
 
@@ -241,7 +242,7 @@ def test_drawn_together_and_alone_agree_to_a_level(row, monkeypatch):
     works = []
     for number, size in enumerate([SIZE, SIZE, SIZE, (64, 64), SIZE]):
         text = decoder.prompt_codec.encode_ids([number + 3, 300])
-        stream = Stream(decoder.fingerprint(False), *size[::-1], *size[::-1], number, text)
+        stream = Stream(decoder.fingerprint(StreamLayers()), *size[::-1], *size[::-1], number, text)
         sample = Sample(f"p{number}", np.zeros((*size, 3), np.uint8), *size[::-1], "")
         works.append(Work(sample, SimpleNamespace(data=pack(stream)), {}))
     batches = []

@@ -18,6 +18,7 @@ import text_codec
 from annotator import FILTERS
 from common.files import ROOT
 from evaluation.flags import parser
+from models_ntc.bundled import BASE_MOST
 from presets import (
     LEAST_ABOVE_0,
     PRESETS,
@@ -173,7 +174,7 @@ def test_every_number_has_a_range():
 
 
 def test_ranges_are_those_of_the_codecs():
-    assert RANGES["color_bytes"][1] == color_codec.MAX_BYTES
+    assert RANGES["color_bytes"][1] == BASE_MOST
     assert LEAST_ABOVE_0["color_bytes"] == color_codec.MIN_BYTES
     assert LEAST_ABOVE_0["prompt_bits"] == text_codec.SUBSET_BITS[0]
     assert RANGES["prompt_bits"][1] == text_codec.SUBSET_BITS[-1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models_ntc.entropy import SketchError
+from models_ntc.entropy import PayloadError
 from models_ntc.zoo import ARCHITECTURES, ZooCoder, recognize, unwrap, zoo_sizes
 
 BLOCKS = (1, 2)
@@ -64,10 +64,10 @@ def test_garbled_payloads_are_caught(net):
         try:
             coder.decode(bytes(garbled), BLOCKS)
             missed += 1
-        except SketchError:
+        except PayloadError:
             pass
     assert missed <= 2
-    with pytest.raises(SketchError):
+    with pytest.raises(PayloadError):
         coder.decode(payload[:-3], BLOCKS)
 
 

@@ -21,11 +21,21 @@ import text_codec
 from bitstream import BitstreamError, Stream
 from codec import DecodeError, Decoder
 from color_codec import ColorError
+from models_ntc.base_codec import BaseError
+from models_ntc.bundled import FOLDER, layers_of
+from models_ntc.codec import load_sketch_codec
 from models_ntc.entropy import SketchError
 from text_codec.vocabulary import token_subset
 
 # The documented ones, and no other.
-ERRORS = (BitstreamError, text_codec.TextError, SketchError, ColorError, DecodeError)
+ERRORS = (
+    BitstreamError,
+    text_codec.TextError,
+    SketchError,
+    ColorError,
+    BaseError,
+    DecodeError,
+)
 SIZES = ((64, 64), (128, 192), (256, 256))  # coded height and width
 PROMPTS = ("", "a red barn under a stormy sky", "Zwölf Boxkämpfer, 12 of them!", "x" * 300)
 WAYS = ("flipped", "cut", "spliced", "random")  # what a mutation does
@@ -50,8 +60,14 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     texts = [text_codec.encode(some, words) for some in (ids, sorted(ids), ids[:1], [])]
     texts += [text_codec.encode(some, words, subset) for some in (subset[:16], sorted(subset[:16]))]
     texts += map(text_codec.encode_text, PROMPTS)
-    codec = decoder.sketch_codec
-    sketches = [(size, codec.encode(rings(*size, count))) for size in SIZES for count in (0, 3)]
+    sketches = []
+    for codec in (load_sketch_codec(FOLDER / "sketch.safetensors"), decoder.sketch_codec):
+        sketches += [(size, codec.encode(rings(*size, n))) for size in SIZES for n in (0, 3)]
+    bases = []
+    for size in SIZES:
+        pictures = (hues(*size), np.repeat(rings(*size, 3)[..., None], 3, -1))
+        fits = [decoder.base_codec.fit(picture, 900) for picture in pictures]
+        bases += [(size, base.payload) for base in fits]
     colors = []
     for size in SIZES:
         colors += [(size, color_codec.encode(hues(*size), count)) for count in (20, 90)]
@@ -59,6 +75,8 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     streams += [stream(decoder, size, None, sketch, 14) for size, sketch in sketches]
     streams += [stream(decoder, size, texts[0], sketch, 2**31 - 1) for size, sketch in sketches]
     streams += [stream(decoder, size, texts[0], None, 1, color) for size, color in colors]
+    streams += [stream(decoder, size, None, None, 1, None, base) for size, base in bases]
+    streams.append(stream(decoder, SIZES[0], None, sketches[0][1], 1, None, bases[0][1]))
     for size, color in colors[:2]:
         streams.append(stream(decoder, size, texts[0], sketches[0][1], 1, color))
     return [bitstream.pack(each) for each in streams]
@@ -71,10 +89,11 @@ def stream(
     sketch: bytes | None,
     seed: int,
     color: bytes | None = None,
+    base: bytes | None = None,
 ) -> Stream:
     """Return a stream of the decoder's own models."""
-    fingerprint = decoder.fingerprint(sketch is not None, color is not None)
-    return Stream(fingerprint, 1000, 700, size[1], size[0], seed, text, sketch, color)
+    given = Stream(0, 1000, 700, size[1], size[0], seed, text, sketch, color, base)
+    return dataclasses.replace(given, fingerprint=decoder.fingerprint(layers_of(given)))
 
 
 def hues(height: int, width: int) -> np.ndarray:

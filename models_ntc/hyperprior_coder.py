@@ -1,10 +1,10 @@
-"""Sketches <-> bytes with a trained `SketchHyperprior`, the network of the default codec.
+"""Pictures <-> bytes with a trained `ExactHyperprior`: the coder of sketches and of base layers.
 
-    coder = SketchHyperpriorCoder(net, 0.2)
+    coder = HyperpriorCoder(net, step)
     payload, features = coder.encode(x)
 
 The payload is the step of the rate scale, one byte, then the integer of `entropy.encode`. Order of
-the symbols: hyper-latents, then the steps of `SketchHyperprior.walk`, each by channel, row, column.
+the symbols: hyper-latents, then the steps of `ExactHyperprior.walk`, each by channel, row, column.
 A latent whose table is number 0 is not sent; it is equal to its mean.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models_ntc.entropy import (
-    SketchError,
+    PayloadError,
     SymbolDecoder,
     Tables,
     channel_indexes,
@@ -23,32 +23,37 @@ from models_ntc.entropy import (
     encode,
     round_to_int,
 )
-from models_ntc.sketch_hyperprior import (
-    RATES,
-    SketchHyperprior,
-    exact_copy,
-    position_of,
-    quantize_activation,
-)
+from models_ntc.exact import ExactHyperprior, exact_copy, quantize_activation
 
 
-class SketchHyperpriorCoder:
-    """Codes sketches with an exact copy of a trained network.
+class HyperpriorCoder:
+    """Codes pictures with an exact copy of a trained network.
 
-    lmbda: the lambda that it writes at, within the network's range; it reads all.
+    step: of the rate scale, at which it writes by default; it reads all.
+    first: byte of the payload that stands for step 0.
     """
 
-    def __init__(self, net: SketchHyperprior, lmbda: float) -> None:
+    def __init__(self, net: ExactHyperprior, step: int = 0, first: int = 0) -> None:
         self.net = exact_copy(net)
-        self.step = net.rate_step(lmbda)
+        self.step = step
+        self.first = first
         self.z_tables = Tables(net.entropy_bottleneck)
         self.y_tables = Tables(net.gaussian_conditional)
 
     @torch.no_grad()
+    def analyze(self, x: Tensor) -> Tensor:
+        """Return what `encode_analyzed` takes of a picture (1, C, H, W), float32 in 0..1."""
+        return self.net.analysis(x)
+
     def encode(self, x: Tensor) -> tuple[bytes, Tensor]:
-        """Return payload and features of a sketch x (1, 1, H, W), float32 in 0..1."""
-        t = position_of(self.step)
-        y = self.net.analyze(x, t.float())
+        """Return payload and features of a picture x (1, C, H, W), float32 in 0..1."""
+        return self.encode_analyzed(self.analyze(x), self.step)
+
+    @torch.no_grad()
+    def encode_analyzed(self, analyzed: Tensor, step: int) -> tuple[bytes, Tensor]:
+        """Return payload and features of an analyzed picture at a step of the rate scale."""
+        rate = self.net.rate_of(step)
+        y = self.net.latents(analyzed, rate)
         z = self.net.hyper_analysis(y) - self.net.medians()
         symbols = [round_to_int(z)]
         intervals = self.z_tables.intervals(symbols[0], channel_indexes(z.shape))
@@ -58,18 +63,20 @@ class SketchHyperpriorCoder:
             intervals.extend(self.y_tables.intervals(symbols[-1], indexes))
             return symbols[-1]
 
-        features = self.features(symbols[0].reshape(z.shape), t, code)
-        return bytes([self.step]) + encode(intervals, check_byte(symbols)), features
+        features = self.features(symbols[0].reshape(z.shape), rate, code)
+        return bytes([self.first + step]) + encode(intervals, check_byte(symbols)), features
 
     @torch.no_grad()
     def decode(self, payload: bytes, blocks: tuple[int, int]) -> Tensor:
-        """Return the features (1, sixteenth, H/16, W/16) of a payload. Raises SketchError.
+        """Return the features (1, sixteenth, H/16, W/16) of a payload. Raises PayloadError.
 
-        blocks: rows and columns of 64x64 squares of the sketch.
+        blocks: rows and columns of 64x64 squares of the picture.
         """
-        if not payload or payload[0] >= RATES:
-            raise SketchError(
-                f"sketch payload of {len(payload)} bytes does not begin with a rate below {RATES}"
+        step = payload[0] - self.first if payload else -1
+        if not 0 <= step < self.net.RATES:
+            raise PayloadError(
+                f"payload of {len(payload)} bytes does not begin with a rate from {self.first} "
+                f"to {self.first + self.net.RATES - 1}"
             )
         decoder = SymbolDecoder(payload[1:])
         shape = (1, self.net.config.hyper_latent, *blocks)
@@ -78,25 +85,25 @@ class SketchHyperpriorCoder:
         def code(mean: Tensor, indexes: np.ndarray, chosen: Tensor, group: slice) -> np.ndarray:
             return decoder.decode(self.y_tables, indexes)
 
-        features = self.features(z, position_of(payload[0]), code)
+        features = self.features(z, self.net.rate_of(step), code)
         decoder.finish()
         return features
 
     @torch.no_grad()
     def synthesize(self, features: Tensor) -> Tensor:
-        """Return the sketch (1, 1, H, W) in 0..1, exact multiples of 2^-ACTIVATION_BITS."""
-        return self.net.synthesis(features).clamp(0, 1)
+        """Return the picture (1, C, H, W) in 0..1, exact multiples of 2^-ACTIVATION_BITS."""
+        return self.net.synthesize(features).clamp(0, 1)
 
-    def features(self, z: np.ndarray, t: Tensor, code: Callable[..., np.ndarray]) -> Tensor:
+    def features(self, z: np.ndarray, rate: Tensor, code: Callable[..., np.ndarray]) -> Tensor:
         """Return the input of the synthesis, (1, sixteenth, H/16, W/16).
 
         Latents are rebuilt step by step, by the same code in encoder and decoder.
 
         z: hyper-latent symbols, int64 (1, C, H/64, W/64).
-        t: position of the rate, float64 (1,).
+        rate: of `ExactHyperprior.rate_of`.
         code: called at each step with the means, the table indexes (n,) of the symbols sent, the
             mask of these among the means, and the slice of channels. It returns the symbols (n,),
-            from the sketch or from the payload.
+            from the picture or from the payload.
         """
         z_hat = torch.from_numpy(z).double() + self.net.medians()
         hyper = self.net.hyper_synthesis(quantize_activation(z_hat))
@@ -109,4 +116,4 @@ class SketchHyperpriorCoder:
             symbols[chosen] = torch.from_numpy(sent).double()
             return quantize_activation(symbols + mean)
 
-        return self.net.unfold(self.net.walk(hyper, t, decide), t)
+        return self.net.unfold(self.net.walk(hyper, rate, decide), rate)
