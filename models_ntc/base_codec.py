@@ -24,9 +24,12 @@ from models_ntc.errors import refusing
 from models_ntc.hyperprior_coder import HyperpriorCoder
 
 KIND = "base codec"
-# Growth of the logarithm of the bytes from one rate to the next, about: it guides the search.
+# What guides the search: an image of TYPICAL_PIXELS has about TYPICAL_BYTES at TYPICAL_RATE, and
+# their logarithm grows by SLOPE from one rate to the next (Kodak, short side 256).
+TYPICAL_RATE = 20
+TYPICAL_BYTES = 175
+TYPICAL_PIXELS = 98304
 SLOPE = 0.07
-START = 24  # the rate that it looks at first
 
 
 class BaseError(PayloadError):
@@ -60,17 +63,16 @@ class BaseCodec:
         _check_size(*image.shape[:2])
         pixels = torch.from_numpy(image.astype(np.float32) / 255)
         analyzed = self.coder.analyze(rearrange(pixels, "h w c -> 1 c h w").contiguous())
+        typical = TYPICAL_BYTES * image.shape[0] * image.shape[1] / TYPICAL_PIXELS
+        search = _Search(math.log(budget_bytes), self.coder.net.RATES)
+        step = round(TYPICAL_RATE + math.log(budget_bytes / typical) / SLOPE)
         fitting: tuple[bytes, Tensor] | None = None
-        finest, too_fine = -1, self.coder.net.RATES  # a rate that fits, and one that does not
-        step = START
-        while too_fine - finest > 1:
+        while not search.done:
+            step = min(max(step, search.finest + 1), search.too_fine - 1)
             tried = self.coder.encode_analyzed(analyzed, step)
-            room = math.log(budget_bytes / len(tried[0])) / SLOPE
             if len(tried[0]) <= budget_bytes:
-                finest, fitting = step, tried
-            else:
-                too_fine = step
-            step = min(max(math.floor(step + room), finest + 1), too_fine - 1)
+                fitting = tried
+            step = search.after(step, math.log(len(tried[0])))
         if fitting is None:
             return None
         payload, features = fitting
@@ -92,6 +94,41 @@ class BaseCodec:
         """Return the picture, uint8 (height, width, 3), of features."""
         pixels = self.coder.synthesize(features).mul_(255).round_().to(torch.uint8)
         return rearrange(pixels, "1 c h w -> h w c").contiguous().numpy()
+
+
+class _Search:
+    """The finest of `rates` rates whose bytes fit, if a finer one takes more.
+
+    Numbers of bytes are logarithms, which are nearly straight lines. target: of the budget.
+    Attributes: `finest`, that fits, -1 before there is one; `too_fine`, that does not.
+    """
+
+    def __init__(self, target: float, rates: int) -> None:
+        self.target = target
+        self.finest = -1
+        self.too_fine = rates
+        self.sizes: dict[int, float] = {}  # of the rates tried
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing between."""
+        return self.too_fine - self.finest == 1
+
+    def after(self, step: int, size: float) -> int:
+        """Take the size of a rate, and return the one to try next, before it is limited."""
+        self.sizes[step] = size
+        if size <= self.target:
+            self.finest = step
+        else:
+            self.too_fine = step
+        if self.finest in self.sizes and self.too_fine in self.sizes:
+            rise = self.sizes[self.too_fine] - self.sizes[self.finest]
+            width = self.too_fine - self.finest
+            return self.finest + round(width * (self.target - self.sizes[self.finest]) / rise)
+        # Until there is one on either side, each jump is longer than the last.
+        jump = math.floor((self.target - size) / SLOPE)
+        least = len(self.sizes)
+        return step + (max(jump, least) if jump >= 0 else min(jump, -least))
 
 
 def load_base_codec() -> BaseCodec:

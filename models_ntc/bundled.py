@@ -12,8 +12,11 @@ from bitstream import Stream
 FOLDER = Path(__file__).parent
 # The file with which a family of sketch codecs writes; what its first one wrote is read as well.
 WRITERS = {"sketch": "sketch2"}
-BASE_FROM = 60  # bytes
-BASE_MOST = 2000
+# Bytes from which on a budget for colors is spent on a base layer, if one fits, not on a color map.
+# 16 test photographs of BSDS500, short side 256, color map against base: at 100 bytes 19.58 and
+# 19.32 dB, MS-SSIM .577 and .589; at 150 bytes 20.03 and 19.95 dB, .624 and .642.
+BASE_FROM = 150
+BASE_MOST = 2000  # no budget is larger: the finest base of 384x256 pixels has about as many
 SECOND_RATES = 32  # the first rate of the second network in a sketch's payload
 
 

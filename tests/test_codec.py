@@ -20,6 +20,7 @@ import text_codec
 from bitstream import BitstreamError
 from codec import DecodeError, Decoder, Encoder, EncoderConfig
 from common.weights import UnavailableError
+from models_ntc import load_base_codec
 from models_ntc.bundled import BASE_FROM, StreamLayers
 from presets import PRESETS, PresetError, writer_of
 from prompt_inversion.options import PromptOptions
@@ -184,6 +185,45 @@ def test_colors_can_be_dropped_beside_a_sketch(row, images):
     dropped = bitstream.pack(dataclasses.replace(bitstream.unpack(colored), color=None))
     assert dropped == plain
     assert Decoder(row).decode(dropped).conditions.color is None
+
+
+@pytest.mark.parametrize("sketch", [True, False])
+def test_a_base_is_sent_and_generated_from(row, images, sketch):
+    config = EncoderConfig(sketch=sketch, color_bytes=300, candidates=1)
+    encoder, size = Encoder(row, config), images[0].shape[:2]
+    data = encoder.encode(images[:1])[0]
+    decoder = Decoder(row)
+    decoded = decoder.decode(data)
+    payload = decoded.stream.base
+    assert decoded.stream.color is None and 200 < len(payload) <= 300
+    assert decoded.stream.fingerprint == encoder.fingerprint
+    base = decoded.conditions.color
+    assert base.shape == images[0].shape
+    assert np.array_equal(base, load_base_codec().decode(payload, *size))
+    conditions = decoded.conditions
+    other = conditions._replace(color=np.ascontiguousarray(base[:, ::-1]))
+    again, changed = decoder.generate([conditions, other], [decoded.stream.seed] * 2, *size)
+    assert np.abs(again.astype(int) - decoded.image).max() <= 1
+    assert np.abs(changed.astype(int) - decoded.image).mean() > 0.1
+
+
+def test_a_base_can_be_dropped_beside_a_sketch(small, images):
+    data = Encoder(small, EncoderConfig(color_bytes=300, candidates=1)).encode(images[:1])[0]
+    stream = bitstream.unpack(data)
+    decoded = Decoder(small).decode(bitstream.pack(dataclasses.replace(stream, base=None)))
+    assert decoded.conditions.color is None and decoded.conditions.sketch is not None
+    other = dataclasses.replace(stream, base=None, fingerprint=stream.fingerprint ^ 1)
+    with pytest.raises(DecodeError, match="other weights"):
+        Decoder(small).decode(bitstream.pack(other))
+
+
+def test_a_map_is_sent_where_no_base_fits(small):
+    squares = np.random.default_rng(0).integers(0, 256, (12, 64, 3), np.uint8)
+    busy = squares.repeat(16, 0).repeat(16, 1)
+    encoder = Encoder(small, EncoderConfig(color_bytes=BASE_FROM, candidates=1))
+    stream = bitstream.unpack(encoder.encode([busy])[0])
+    assert stream.base is None and len(stream.color) <= BASE_FROM
+    assert encoder.decoder.conditions(stream).color.shape == (24, 128, 3)
 
 
 def test_sketch_of_another_size_is_refused(encoder, encoded):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from common import weights
 from common.weights import UnavailableError
 from diffusion import load_generator
-from diffusion.control import control_tensor
+from diffusion.control import color_map, control_tensor
 from diffusion.generator import initial_noise
 from diffusion.loading import weights_name
 from presets import PRESETS, PresetError, get_preset
@@ -283,6 +283,15 @@ def test_picture_control_is_sharpened():
     assert control[0, 0, 8, 3] == pytest.approx(100 / 255)
     assert control[0, 0, 8, 11] < 95 / 255  # overshoot on both sides of the step
     assert control[0, 0, 8, 12] > 185 / 255
+
+
+def test_the_color_map_of_a_base_is_its_mean():
+    base = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    small = color_map(base, 32, 48)
+    assert small.shape == (4, 6, 3)
+    assert small[1, 2] == pytest.approx(base[8:16, 16:24].mean((0, 1)), abs=1e-4)
+    colors = np.uint8(small)
+    assert color_map(colors, 32, 48) is colors
 
 
 def test_space_to_depth_keeps_every_pixel():

@@ -1,11 +1,13 @@
 """Record golden streams: files of this version, and the conditions that they must decode to.
 
     python tests/helpers/record_golden.py
+    python tests/helpers/record_golden.py --output tests/expected/streams_base.json
 
-Writes tests/expected/streams.json, for tests/test_golden.py. To be run once, when a version of the
-stream, and what of preset `tiny` the conditions depend on (vocabulary, ranking of words, sketch
-codec, color tables), are final; an existing record is never overwritten, for files like those are
-out in the world. The generator may still change.
+Writes tests/expected/streams.json, for tests/test_golden.py; the second one, with base layers and
+sketches of the second network, is for tests/test_golden_base.py. To be run once, when a version of
+the stream, and what of preset `tiny` the conditions depend on (vocabulary, ranking of words, sketch
+codec, color tables, base codec), are final; an existing record is never overwritten, for files like
+those are out in the world. The generator may still change.
 """
 
 import argparse
@@ -69,10 +71,11 @@ def streams(decoder) -> list[bytes]:
         payload = load_sketch_codec(rate, "cpu", preset.sketch_codec).encode(
             annotator(sample.image)
         )
+        size = sample.image.shape[:2]
         colors = color_codec.encode(sample.image, 50 * (number + 1))
-        found.append(
-            bitstream.pack(stream(decoder, sample.image.shape[:2], None, payload, number, colors))
-        )
+        found.append(bitstream.pack(stream(decoder, size, None, payload, number, colors)))
+        base = decoder.base_codec.fit(sample.image, 200 * (number + 1)).payload
+        found.append(bitstream.pack(stream(decoder, size, None, payload, number, None, base)))
     return found
 
 
