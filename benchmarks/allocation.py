@@ -130,14 +130,15 @@ def of_budget(encoder: "BudgetEncoder", material, criterion: Measure) -> dict[Al
 def best_rows(points: Sequence[dict[Key, float]], budgets: Sequence[int]) -> list[dict]:
     """Return the rows of the table: of each budget, the allocation with the least mean.
 
-    points: of each image. Only what all images have counts.
+    points: of each image. Only what all images have counts. Of allocations that are equally good
+    the one with the smaller prompt, then with the coarser sketch, is taken.
     """
     common = set(points[0])
     common.intersection_update(*points)
     rows = []
     for budget in budgets:
         means = {}
-        for key in sorted(common, key=str):
+        for key in sorted(common, key=lambda key: (key[1], key[2] or 0)):
             if key[0] == budget:
                 means[key[1:]] = fmean(each[key] for each in points)
         prompt_bytes, lam = min(means, key=means.__getitem__)

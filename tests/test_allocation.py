@@ -55,9 +55,10 @@ def test_a_budget_has_the_row_nearest_below_and_its_neighbors():
     assert allocations(ROWS, 10**6)[0] == BOTH
 
 
-def test_the_neighbor_is_the_next_row_that_differs():
-    rows = [ROWS[0], Row(50, ROWS[0].allocation), *ROWS[1:]]
-    assert allocations(rows, 30)[:2] == [Allocation(0, None), Allocation(8, 0.02)]
+def test_a_neighbor_that_is_the_same_is_not_tried():
+    rows = [ROWS[0], Row(50, BARE), *ROWS[1:]]
+    assert allocations(rows, 30) == [BARE]
+    assert allocations(rows, 60) == [BARE, Allocation(8, 0.02)]
 
 
 def test_every_table_that_ships_can_be_read():
