@@ -76,14 +76,13 @@ def _row(path: Path, fields: object) -> Row:
 def allocations(rows: Sequence[Row], budget: int) -> list[Allocation]:
     """Return allocations to try for a budget, the table's own first, all different.
 
-    Its own is that of the row nearest below. The others are its neighbors: without the sketch, the
-    next row up and the next row down that differ, and without the prompt.
+    Its own is that of the row nearest below. The others are its neighbors: without the sketch, one
+    row up, one row down, and without the prompt.
     """
     index = bisect_right([row.bytes for row in rows], budget) - 1
     own = rows[index].allocation
     found = [own, replace(own, lam_sketch=None)]
-    for others in (rows[index + 1 :], rows[:index][::-1]):
-        differing = [row.allocation for row in others if row.allocation != own]
-        found += differing[:1]
+    found += [row.allocation for row in rows[index + 1 : index + 2]]
+    found += [row.allocation for row in rows[max(index - 1, 0) : index]]
     found.append(replace(own, prompt_bytes=0))
     return list(dict.fromkeys(found))

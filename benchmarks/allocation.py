@@ -130,14 +130,15 @@ def of_budget(encoder: "BudgetEncoder", material, criterion: Measure) -> dict[Al
 def best_rows(points: Sequence[dict[Key, float]], budgets: Sequence[int]) -> list[dict]:
     """Return the rows of the table: of each budget, the allocation with the least mean.
 
-    points: of each image. Only what all images have counts.
+    points: of each image. Only what all images have counts. Of allocations that are equally good
+    the one with the smaller prompt, then with the coarser sketch, is taken.
     """
     common = set(points[0])
     common.intersection_update(*points)
     rows = []
     for budget in budgets:
         means = {}
-        for key in sorted(common, key=str):
+        for key in sorted(common, key=lambda key: (key[1], key[2] or 0)):
             if key[0] == budget:
                 means[key[1:]] = fmean(each[key] for each in points)
         prompt_bytes, lam = min(means, key=means.__getitem__)
@@ -186,12 +187,27 @@ def load_encoder(args: argparse.Namespace) -> "BudgetEncoder":
     return BudgetEncoder(args.preset, config, args.device, tried=grid)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, write the table and print it as JSON; return 2 if there are no images, else 0."""
+def points_of(
+    args: argparse.Namespace, encoder: "BudgetEncoder", paths: Sequence[Path], settings: dict
+) -> list[dict[Key, float]]:
+    """Return the points of each image, of which those that were kept are not measured again."""
     from tqdm import tqdm
 
     from dataloaders import load_sample
 
+    file = args.points or ROOT / "recon_examples" / f"allocation_{args.preset.name}.jsonl"
+    points = read_points(file, settings)
+    criterion = criterion_of(args.criterion, encoder)
+    for path in tqdm(paths):
+        if path.name not in points:
+            sample = load_sample(path, args.preset.short_side)
+            points[path.name] = measure(encoder, sample, settings["budgets"], criterion)
+            append_points(file, settings, path.name, points[path.name])
+    return [points[path.name] for path in paths]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, write the table and print it as JSON; return 2 if there are no images, else 0."""
     args = parse_args(argv)
     paths = spread(sorted(args.data_root.glob("*.jpg")), args.count)
     if not paths or min(args.budgets) != LEAST_BYTES:
@@ -199,18 +215,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}: some are needed, and {LEAST_BYTES}", file=sys.stderr)
         return 2
     encoder = load_encoder(args)
-    budgets = sorted(set(args.budgets))
-    grid = {"budgets": budgets, "prompts": [*args.prompts], "lambdas": [*args.lambdas]}
-    settings = {"models": encoder.fingerprint, "criterion": args.criterion, **grid}
-    points_file = args.points or ROOT / "recon_examples" / f"allocation_{args.preset.name}.jsonl"
-    points = read_points(points_file, settings)
-    for path in tqdm(paths):
-        if path.name not in points:
-            sample = load_sample(path, args.preset.short_side)
-            criterion = criterion_of(args.criterion, encoder)
-            points[path.name] = measure(encoder, sample, budgets, criterion)
-            append_points(points_file, settings, path.name, points[path.name])
-    rows = best_rows([points[path.name] for path in paths], budgets)
+    settings = {
+        "models": encoder.fingerprint,
+        "criterion": args.criterion,
+        "budgets": sorted(set(args.budgets)),
+        "prompts": [*args.prompts],
+        "lambdas": [*args.lambdas],
+    }
+    rows = best_rows(points_of(args, encoder, paths, settings), settings["budgets"])
     made = {"criterion": args.criterion, "images": len(paths), "models": encoder.fingerprint}
     write(args.output or FOLDER / f"{args.preset.name}.json", table_file(rows, made))
     print(json.dumps({**made, "rows": rows}))

@@ -21,6 +21,8 @@ def test_a_row_is_the_least_mean_of_what_all_images_have():
     first = {(24, 0, None): 0.5, (24, 9, None): 0.4, (60, 0, None): 0.3, (60, 0, 0.1): 0.35}
     other = {(24, 0, None): 0.6, (24, 9, None): 0.8, (60, 0, None): 0.4, (60, 0, 0.1): 0.2}
     other[60, 9, 0.1] = 0.0  # the first image has no such file
+    for each in (first, other):
+        each[24, 0, 0.1] = each[24, 0, None]  # no better than without a sketch
     assert bench.best_rows([first, other], [24, 60]) == [
         {"bytes": 24, "prompt_bytes": 0, "lam_sketch": None},
         {"bytes": 60, "prompt_bytes": 0, "lam_sketch": 0.1},
