@@ -206,7 +206,7 @@ PRESETS = {
             clip=(str(BUNDLE / "clip"),),
             annotator="hed-tiny",
             sketch_codec="sketch",
-            lam_sketch=0.2,
+            lam_sketch=0.01,
             short_side=256,
             steps=4,
             guidance=2.0,
@@ -216,7 +216,7 @@ PRESETS = {
             suffix="",
             negative_prompt="",
             control="space to depth 16",
-            color_bytes=100,
+            color_bytes=230,
             control_scale=1.2,
         ),
         Preset(

@@ -25,7 +25,7 @@ from allocation.layers import AllocationError, Frame, Material, room
 from allocation.table import FOLDER, Allocation, Row, allocations, load_table, read_table
 from codec import Coded, Decoder
 from diffusion.candidates import Chooser, Job
-from models_ntc import load_sketch_codec
+from models_ntc import load_base_codec, load_sketch_codec
 from presets import PRESETS
 from prompt_inversion.options import PromptOptions
 from prompt_inversion.prompter import NOT_SENT, FoundPrompt
@@ -126,7 +126,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def coder():
-    return SimpleNamespace(sketch_codec=load_sketch_codec(0.2))
+    return SimpleNamespace(sketch_codec=load_sketch_codec(0.2), base_codec=load_base_codec())
 
 
 def edges_of(image: np.ndarray) -> np.ndarray:
