@@ -189,12 +189,11 @@ class Decoder:
         return self.preset.number << 12 | int.from_bytes(named.digest()[:2], "big") >> PRESET_BITS
 
     def _prompt_codec_of(self, stream: Stream, force: bool) -> PromptCodec:
-        """Return the codec of a stream's prompt; DecodeError for other models, unless `force`.
-
-        A stream with a sketch may have lost its base.
-        """
+        """Return the codec of a stream's prompt; DecodeError for other models, unless `force`."""
         layers = layers_of(stream)
-        before = [layers, layers._replace(base=True)] if layers.sketch else [layers]
+        before = [layers]
+        if layers.sketch:
+            before.append(layers._replace(base=True))  # it may have been dropped
         if stream.fingerprint >> 12 == self.preset.number:
             for each, (naming, words) in product(before, NAMINGS):
                 if stream.fingerprint == self.fingerprint(each, naming, words):
@@ -268,11 +267,9 @@ class Encoder:
             from annotator import load_annotator
 
             self.annotator = load_annotator(preset.annotator, device)
-        self.uses_base = self.color_bytes >= BASE_FROM
-        layers = Layers(
-            2 * config.sketch, self.color_bytes > 0 and not self.uses_base, self.uses_base
-        )
-        self.fingerprint = self.decoder.fingerprint(layers)  # of a file whose base fits
+        network = self.decoder.sketch_codec.network if config.sketch else 0
+        colors = 0 < self.color_bytes < BASE_FROM, self.color_bytes >= BASE_FROM
+        self.fingerprint = self.decoder.fingerprint(Layers(network, *colors))  # if the base fits
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
@@ -318,9 +315,10 @@ class Encoder:
         if not self.color_bytes:
             return _Coded(), _Coded()
         with self.timer("coding"):
-            base = self.uses_base and self.decoder.base_codec.fit(image, self.color_bytes)
-            if base:
-                return _Coded(), _Coded(None, *base)
+            if self.color_bytes >= BASE_FROM:
+                base = self.decoder.base_codec.fit(image, self.color_bytes)
+                if base:
+                    return _Coded(), _Coded(None, *base)
             payload = color_codec.encode(image, self.color_bytes)
             color = color_codec.decode(payload, *image.shape[:2])
             return _Coded(None, payload, color), _Coded()
@@ -328,14 +326,12 @@ class Encoder:
     def _pack(
         self, image: np.ndarray, source: tuple[int, int], layers: "_Layers", choice: Choice
     ) -> Encoded:
-        size = image.shape[1], image.shape[0]
-        others = layers.prompt.payload, layers.sketch.payload
-        colors = layers.color.payload, layers.base.payload
-        stream = Stream(0, source[1], source[0], *size, choice.seed, *others, *colors)
-        fingerprint = self.decoder.fingerprint(layers_of(stream))
-        data = bitstream.pack(replace(stream, fingerprint=fingerprint))
-        prompt = layers.prompt
-        return Encoded(data, prompt.ids, prompt.cosine, layers.sketch.sketch, choice.scores)
+        prompt, sketch = layers.prompt, layers.sketch
+        sizes = *source[::-1], image.shape[1], image.shape[0]
+        stream = Stream(0, *sizes, choice.seed, *(layer.payload for layer in layers))
+        stream = replace(stream, fingerprint=self.decoder.fingerprint(layers_of(stream)))
+        data = bitstream.pack(stream)
+        return Encoded(data, prompt.ids, prompt.cosine, sketch.sketch, choice.scores)
 
 
 class _Coded(NamedTuple):
@@ -351,6 +347,5 @@ class _Layers(NamedTuple):
     base: _Coded
 
     def conditions(self) -> Conditions:
-        prompt = Prompt(self.prompt.ids, "", None)
         color = self.base if self.base.payload else self.color
-        return Conditions(prompt, self.sketch.decoded, color.decoded)
+        return Conditions(Prompt(self.prompt.ids, "", None), self.sketch.decoded, color.decoded)
