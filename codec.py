@@ -178,15 +178,14 @@ class Decoder:
         4 bits are the preset's number, 12 are of a hash. naming, words: of files that are decoded
         too, NAMINGS.
         """
-        color = layers.color or layers.base
-        named = hashlib.sha256(self._prompt_codecs[words].digest)
-        named.update(self.generator.identity(layers.sketch > 0, color, naming))
-        named.update(color_codec.identity())
+        name = hashlib.sha256(self._prompt_codecs[words].digest)
+        name.update(self.generator.identity(layers.sketch > 0, layers.color or layers.base, naming))
+        name.update(color_codec.identity())
         if layers.sketch:
-            named.update(self.sketch_codec.digest_of(layers.sketch))
+            name.update(self.sketch_codec.digest_of(layers.sketch))
         if layers.base:
-            named.update(self.base_codec.digest)
-        return self.preset.number << 12 | int.from_bytes(named.digest()[:2], "big") >> PRESET_BITS
+            name.update(self.base_codec.digest)
+        return self.preset.number << 12 | int.from_bytes(name.digest()[:2], "big") >> PRESET_BITS
 
     def _prompt_codec_of(self, stream: Stream, force: bool) -> PromptCodec:
         """Return the codec of a stream's prompt; DecodeError for other models, unless `force`."""
