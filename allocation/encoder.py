@@ -53,7 +53,8 @@ class BudgetEncoder(Encoder):
         self.allocations = open_parts(tried, config)
         super().__init__(preset, replace(config, prompt=self._prompt_options()), device, timer)
         base = config.color_bytes != 0
-        self.fingerprint = self.decoder.fingerprint(StreamLayers(2 * config.sketch, base=base))
+        network = self.decoder.sketch_codec.network if config.sketch else 0
+        self.fingerprint = self.decoder.fingerprint(StreamLayers(network, base=base))
 
     def find(self, images, source_sizes) -> tuple[list[Layers], list[Choice]]:
         """Return the layers of each image by its best allocation, and the candidate chosen."""

@@ -98,11 +98,9 @@ class Encoder:
             from annotator import load_annotator
 
             self.annotator = load_annotator(preset.annotator, device)
-        self.uses_base = self.color_bytes >= BASE_FROM
-        layers = StreamLayers(
-            2 * config.sketch, self.color_bytes > 0 and not self.uses_base, self.uses_base
-        )
-        self.fingerprint = self.decoder.fingerprint(layers)  # of a file whose base fits
+        network = self.decoder.sketch_codec.network if config.sketch else 0
+        colors = 0 < self.color_bytes < BASE_FROM, self.color_bytes >= BASE_FROM
+        self.fingerprint = self.decoder.fingerprint(StreamLayers(network, *colors))  # most files'
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None

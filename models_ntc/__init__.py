@@ -29,8 +29,8 @@ def load_sketch_codec(
         channel, in CompressAI's keys.
     device: where the transforms of CompressAI's networks run, such as "cuda". The bundled network,
         and all that encoder and decoder must agree on, runs on the CPU.
-    family: the bundled codec that a lambda refers to: models_ntc/<family>.safetensors, or what
-        writes in its place (`bundled.WRITERS`), which reads both.
+    family: the bundled codec that a lambda refers to: models_ntc/<family>.safetensors, or its
+        second network (`bundled.SECOND`) at lambdas which that does not have. It reads both.
 
     Raises ValueError if there is no such lambda or file, or if the file holds another network.
     """

@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.files import printable
-from models_ntc.bundled import FOLDER, SECOND_RATES, WRITERS, sketch_network
+from models_ntc.bundled import FOLDER, SECOND, SECOND_RATES, sketch_network, writer_file
 from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
 from models_ntc.entropy import NotFiniteError, PayloadError, SketchError
 from models_ntc.errors import CodecFileError, refusing
@@ -57,6 +57,7 @@ class SketchCodec:
     path: the file that it was loaded from.
     name: the file's name without its ending.
     digest: SHA-256 of the weight file, 32 bytes.
+    network: the one that writes, 1 or 2, if it is the bundled codec.
     config: {"model", "lambda", "metric", "sizes"}. The lambda is that of the sketches it writes; it
         reads those of all lambdas. Lambda and metric are None if the file does not tell them.
 
@@ -70,6 +71,7 @@ class SketchCodec:
         self.path = path
         self.name = path.stem
         self.digest = digest
+        self.network = 1
         self.config = config
 
     def digest_of(self, network: int) -> bytes:
@@ -147,31 +149,32 @@ class SketchCodec:
 
 
 class BundledCodec(SketchCodec):
-    """The bundled codec: it writes with the second network, and reads the first one's sketches.
+    """The bundled codec: it writes with one of its two networks, and reads the sketches of both.
 
-    first: the file of the first network.
+    other: the weight file of the network with which it does not write.
     """
 
     def __init__(
-        self, coder: HyperpriorCoder, path: Path, digest: bytes, config: dict, first: Path
+        self, coder: HyperpriorCoder, path: Path, digest: bytes, config: dict, other: Path
     ) -> None:
         super().__init__(coder, path, digest, config)
-        self.first = first
+        self.network = 2 if isinstance(coder.net, PictureHyperprior) else 1
+        self._other_file = other
 
     @cached_property
-    def earlier(self) -> SketchCodec:
-        """The codec of the first network, loaded when it is first needed."""
-        return load_sketch_codec(self.first)
+    def other(self) -> SketchCodec:
+        """The codec of the other network, loaded when it is first needed."""
+        return load_sketch_codec(self._other_file)
 
     def digest_of(self, network: int) -> bytes:
         """Return the digest of the weight file of a network, 1 or 2."""
-        return self.earlier.digest if network == 1 else self.digest
+        return self.digest if network == self.network else self.other.digest
 
     def decode(self, payload: bytes) -> np.ndarray:
         """Return the sketch, uint8 (H, W), of a payload of either network. Raises SketchError."""
-        if sketch_network(payload) == 1:
-            return self.earlier.decode(payload)
-        return super().decode(payload)
+        if sketch_network(payload) == self.network:
+            return super().decode(payload)
+        return self.other.decode(payload)
 
 
 def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
@@ -223,7 +226,7 @@ def codec_file(lam_or_file: float | str | Path, family: str) -> tuple[Path, floa
     The lambda is None for a file alone. Raises ValueError if there is no such file.
     """
     if isinstance(lam_or_file, (int, float)):
-        return FOLDER / f"{WRITERS.get(family, family)}.safetensors", float(lam_or_file)
+        return writer_file(family, lam_or_file), float(lam_or_file)
     if is_file(lam_or_file):
         return Path(lam_or_file), None
     name, _, number = str(lam_or_file).rpartition("@")
@@ -271,9 +274,9 @@ def load_sketch_codec(
     with refusing(path, KIND):
         coder = make_coder(net, config["lambda"], device)
         digest = hashlib.sha256(path.read_bytes()).digest()
-    if isinstance(lam_or_file, (int, float)) and family in WRITERS:
-        first = FOLDER / f"{family}.safetensors"
-        return BundledCodec(coder, path, digest, config, first)
+    if isinstance(lam_or_file, (int, float)) and family in SECOND:
+        names = {family, SECOND[family]} - {path.stem}
+        return BundledCodec(coder, path, digest, config, FOLDER / f"{names.pop()}.safetensors")
     return SketchCodec(coder, path, digest, config)
 
 

@@ -5,8 +5,8 @@
     exact = exact_copy(net)  # for coding
 
 What makes it exact is in `exact`; its training, which takes CompressAI's entropy models, in
-`sketch_training`. It reads the sketches of the rates 0 to 31, and codec files of
-train_compressai.py; the bundled codec writes with the second network, `picture_hyperprior`.
+`sketch_training`. It codes the sketches of the rates 0 to 31, and codec files of
+train_compressai.py; further rates are those of the second network, `picture_hyperprior`.
 
 One network codes at all rates of a range: latents are multiplied by a gain for each channel that
 depends on lambda, and after rounding by another one; lambda also shifts features on both sides

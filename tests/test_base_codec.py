@@ -217,16 +217,16 @@ def test_float64_convolution_is_pytorchs():
 def test_sketches_of_both_networks_are_read_and_named():
     sketch = np.zeros((64, 128), np.uint8)
     sketch[20:22] = sketch[:, 70:73] = 255
-    bundled, first = load_sketch_codec(0.2), load_sketch_codec(FOLDER / "sketch.safetensors")
-    old, new = first.encode(sketch), bundled.encode(sketch)
-    assert (sketch_network(old), sketch_network(new)) == (1, 2)
-    assert np.array_equal(bundled.decode(old), first.decode(old))
-    assert bundled.digest_of(1) == first.digest != bundled.digest_of(2)
+    bundled, fine = load_sketch_codec(0.2), load_sketch_codec(1.5)
+    first, second = (load_sketch_codec(FOLDER / f"{n}.safetensors") for n in ("sketch", "sketch2"))
+    old, new = bundled.encode(sketch), fine.encode(sketch)
+    assert (sketch_network(old), sketch_network(new)) == (1, 2) == (bundled.network, fine.network)
+    for codec in (bundled, fine):
+        assert np.array_equal(codec.decode(old), first.decode(old))
+        assert np.array_equal(codec.decode(new), second.decode(new))
+        assert [codec.digest_of(1), codec.digest_of(2)] == [first.digest, second.digest]
     assert first.digest_of(1) == first.digest_of(2) == first.digest
     with pytest.raises(SketchError, match="a rate from 0 to 31"):
         first.decode(new)
     with pytest.raises(SketchError, match="a rate from 32 to 95"):
         bundled.decode(new[:1] + b"\x60" + new[2:])
-    assert np.array_equal(
-        load_sketch_codec(FOLDER / "sketch2.safetensors").decode(new), bundled.decode(new)
-    )

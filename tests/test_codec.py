@@ -149,7 +149,9 @@ def test_other_models_are_refused_by_name(row, encoder, encoded):
 def test_the_annotator_is_no_part_of_the_fingerprint(row, encoder):
     """A decoder never draws a sketch: sd21's files decode whichever HED made theirs."""
     other = Decoder(dataclasses.replace(row, annotator="hed"))
-    layers = StreamLayers(2, 0 < encoder.color_bytes < BASE_FROM, encoder.uses_base)
+    network = encoder.decoder.sketch_codec.network
+    colors = 0 < encoder.color_bytes < BASE_FROM, encoder.color_bytes >= BASE_FROM
+    layers = StreamLayers(network, *colors)
     assert other.fingerprint(layers) == encoder.fingerprint
 
 

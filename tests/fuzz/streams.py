@@ -61,7 +61,7 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     texts += [text_codec.encode(some, words, subset) for some in (subset[:16], sorted(subset[:16]))]
     texts += map(text_codec.encode_text, PROMPTS)
     sketches = []
-    for codec in (load_sketch_codec(FOLDER / "sketch.safetensors"), decoder.sketch_codec):
+    for codec in (decoder.sketch_codec, load_sketch_codec(FOLDER / "sketch2.safetensors")):
         sketches += [(size, codec.encode(rings(*size, n))) for size in SIZES for n in (0, 3)]
     bases = []
     for size in SIZES:
