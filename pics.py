@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import bitstream
 import text_codec
+from allocation.config import BudgetConfig
 from bitstream import BitstreamError
 from common.device import choose_device
 from common.files import complain, png, printable, say, write
@@ -46,7 +47,7 @@ from models_ntc.bundled import StreamLayers, layers_of
 from presets import PRESETS, Preset, PresetError, writer_of
 
 if TYPE_CHECKING:
-    from codec import Decoder, Encoder
+    from codec import Decoder, Encoder, EncoderConfig
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -92,18 +93,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def encode(args: argparse.Namespace) -> int:
     """Encode an image or a folder."""
-    from allocation.config import BudgetConfig
-    from allocation.encoder import BudgetEncoder
-    from codec import Encoder
-
     folder = args.file if args.photo.is_dir() else None
     jobs = photo_jobs(args)
     config, device = encoder_config(args, sketch=True), choose_device(args.device)
     check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
+<<<<<<< HEAD
         make = BudgetEncoder if isinstance(config, BudgetConfig) else Encoder
         with one_thread(device == "cpu"):
             encoder = make(args.preset, config, device)
+=======
+        encoder = load_encoder(args.preset, config, device)
+>>>>>>> from_alloc
         if folder:  # one progress bar, that of the folder
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
@@ -111,6 +112,17 @@ def encode(args: argparse.Namespace) -> int:
         parameters = encoder.decoder.generator.parameters
         conversion.work(todo, partial(encode_photo, encoder), device, parameters)
     return conversion.finish()
+
+
+def load_encoder(row: Preset, config: "EncoderConfig", device: str) -> "Encoder":
+    """Load the encoder that these settings ask for. Raises as `Encoder`."""
+    if isinstance(config, BudgetConfig):
+        from allocation.encoder import BudgetEncoder
+
+        return BudgetEncoder(row, config, device)
+    from codec import Encoder
+
+    return Encoder(row, config, device)
 
 
 def photo_jobs(args: argparse.Namespace) -> list[Job]:

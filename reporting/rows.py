@@ -50,7 +50,7 @@ def as_row(record: dict) -> dict:
         if layer != "total":
             row[f"bytes_{layer}"] = count
     for column in ALLOCATION:
-        if column in record.get("allocation", {}):
+        if record.get("allocation", {}).get(column) is not None:
             row[column] = record["allocation"][column]
     row |= record["metrics"]
     for kind in ("seconds", "memory"):
