@@ -98,13 +98,8 @@ def encode(args: argparse.Namespace) -> int:
     config, device = encoder_config(args, sketch=True), choose_device(args.device)
     check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
-<<<<<<< HEAD
-        make = BudgetEncoder if isinstance(config, BudgetConfig) else Encoder
         with one_thread(device == "cpu"):
-            encoder = make(args.preset, config, device)
-=======
-        encoder = load_encoder(args.preset, config, device)
->>>>>>> from_alloc
+            encoder = load_encoder(args.preset, config, device)
         if folder:  # one progress bar, that of the folder
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
