@@ -82,7 +82,7 @@ class BudgetEncoder(Encoder):
         sketch, colors = Coded(), (Coded(), Coded())
         if self.given.lam_sketch is not None:
             sketch = self._sketch(image)
-        elif any(allocation.lam_sketch is not None for allocation in self.allocations):
+        elif self.annotator and any(each.lam_sketch is not None for each in self.allocations):
             with self.timer("sketch"):
                 sketch = Coded(self.annotator(image))
         if self.given.color_bytes:

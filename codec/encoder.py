@@ -93,7 +93,7 @@ class Encoder:
         score = load_score(config.loss, self.clip, device)
         count = config.candidates or preset.candidates
         self.chooser = Chooser(self.decoder.generate, score, count, config.together)
-        self.annotator = None
+        self.annotator: Callable[[np.ndarray], np.ndarray] | None = None
         if config.sketch:
             from annotator import load_annotator
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from PIL import Image, ImageFilter
 
 SCALE = 8  # pixels to one of the low band, each way
-DETAIL = 0.5  # of the model's, above the low band
+DETAIL = 0.7  # of the model's, above the low band
 SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=100, threshold=0)
 
 
