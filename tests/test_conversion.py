@@ -52,7 +52,7 @@ class StubDecoder:
         self.preset = preset
         loaded.append(preset.name)
 
-    def fingerprint(self, sketch, color):
+    def fingerprint(self, layers):
         return 0
 
     def decode(self, data, force):
