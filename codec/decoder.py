@@ -15,7 +15,6 @@ import numpy as np
 import bitstream
 import color_codec
 from bitstream import Stream
-from diffusion.consistency import consistent
 from diffusion.execution import PLAIN, Execution
 from models_ntc.bundled import StreamLayers, layers_of
 from presets import Preset, refusal
@@ -124,6 +123,8 @@ class Decoder:
 
         All of the conditions have a sketch or none has, and likewise colors.
         """
+        from diffusion.consistency import consistent
+
         prompts = [conditions.prompt.ids for conditions in each]
         sketches = [one.sketch for one in each if one.sketch is not None]
         colors = [one.color for one in each if one.color is not None]

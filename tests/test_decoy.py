@@ -73,7 +73,7 @@ def test_nothing_else_is_written_or_deleted(decoy, preset, tmp_path, monkeypatch
         lambda: pics.main(["encode", str(photos / "a.png"), file, "--preset", preset]),
         lambda: pics.main(["info", file]),
         lambda: pics.main(["decode", file, str(tmp_path / "a.png"), "--preset", preset]),
-        lambda: pics.main(["drop", file, "color", again]),
+        lambda: pics.main(["drop", file, "base", again]),
         lambda: generate_sketches.main(
             ["--data_root", str(photos), "--out", str(tmp_path / "made"), "--sketch_type", "canny"]
         ),

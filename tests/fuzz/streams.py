@@ -79,7 +79,7 @@ def well_formed(decoder: Decoder) -> list[bytes]:
     streams.append(stream(decoder, SIZES[0], None, sketches[0][1], 1, None, bases[0][1]))
     for size, color in colors[:2]:
         streams.append(stream(decoder, size, texts[0], sketches[0][1], 1, color))
-    return [bitstream.pack(each) for each in streams]
+    return list(dict.fromkeys(bitstream.pack(each) for each in streams))
 
 
 def stream(
