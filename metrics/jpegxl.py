@@ -30,7 +30,8 @@ def _encode(image: np.ndarray, quality: int) -> bytes:
 
     height, width = image.shape[:2]
     # Without threads of its own: runs share a machine's cores among processes.
-    encoder = Encoder("RGB", lossless=False, quality=quality, effort=EFFORT, num_threads=0)
+    options = {"lossless": False, "quality": quality, "effort": EFFORT, "num_threads": 0}
+    encoder = Encoder("RGB", **options)  # type: ignore # its stub is of an older release
     return encoder(image.tobytes(), width, height, jpeg_encode=False)
 
 
