@@ -29,7 +29,7 @@ from models_ntc.bundled import FOLDER, SECOND, SECOND_RATES, sketch_network, wri
 from models_ntc.codec_file import KIND, load_compressai, load_file, save_codec
 from models_ntc.entropy import NotFiniteError, PayloadError, SketchError
 from models_ntc.errors import CodecFileError, refusing
-from models_ntc.exact import ExactHyperprior
+from models_ntc.hyperprior import ExactHyperprior
 from models_ntc.hyperprior_coder import HyperpriorCoder
 from models_ntc.networks import new_network
 from models_ntc.picture_hyperprior import PictureHyperprior

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from common.files import printable, write
 from models_ntc.errors import CodecFileError, refusing
-from models_ntc.exact import ExactHyperprior
+from models_ntc.hyperprior import ExactHyperprior
 from models_ntc.networks import (
     coding_network,
     expected_tensors,

@@ -23,7 +23,8 @@ from models_ntc.entropy import (
     encode,
     round_to_int,
 )
-from models_ntc.exact import ExactHyperprior, exact_copy, quantize_activation
+from models_ntc.exact import quantize_activation
+from models_ntc.hyperprior import ExactHyperprior, exact_copy
 
 
 class HyperpriorCoder:

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from models_ntc.exact import WEIGHT_BITS, ExactHyperprior, HyperpriorConfig
+from models_ntc.exact import WEIGHT_BITS
+from models_ntc.hyperprior import ExactHyperprior, HyperpriorConfig
 from models_ntc.limits import MODEL, PICTURE
 from models_ntc.picture_hyperprior import PictureHyperprior, PictureHyperpriorConfig
 from models_ntc.sketch_hyperprior import SketchHyperprior

@@ -20,15 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models_ntc.exact import (
-    Conv,
-    ExactHyperprior,
-    HyperpriorConfig,
-    Residual,
-    convolve,
-    quantize_activation,
-    up,
-)
+from models_ntc.exact import Conv, Residual, convolve, quantize_activation, up
+from models_ntc.hyperprior import ExactHyperprior, HyperpriorConfig, analysis, coarse_synthesis
 
 
 @dataclass(frozen=True)
@@ -85,31 +78,10 @@ class Enlarge(Conv):
         return torch.stack([even, odd], 2).flatten(0, 2)
 
 
-def _analysis(c: PictureHyperpriorConfig) -> nn.Sequential:
-    """Return picture (N, channels, H, W) -> features (N, sixteenth, H/16, W/16)."""
-    return nn.Sequential(
-        nn.PixelUnshuffle(4),
-        Conv(16 * c.channels, c.quarter),
-        Residual(c.quarter),
-        Conv(c.quarter, c.eighth, stride=2),
-        Residual(c.eighth),
-        Residual(c.eighth),
-        Conv(c.eighth, c.sixteenth, stride=2),
-        Residual(c.sixteenth),
-    )
-
-
 def _synthesis(c: PictureHyperpriorConfig) -> nn.Sequential:
     """Return features (N, sixteenth, H/16, W/16) -> picture (N, channels, H, W)."""
     return nn.Sequential(
-        Residual(c.sixteenth),
-        Residual(c.sixteenth),
-        up(c.sixteenth, c.eighth),
-        Residual(c.eighth),
-        Residual(c.eighth),
-        up(c.eighth, c.quarter),
-        Residual(c.quarter),
-        nn.ReLU(),
+        *coarse_synthesis(c),
         up(c.quarter, c.half, kernel=3),
         nn.ReLU(),
         Conv(c.half, c.half),
@@ -125,24 +97,13 @@ class PictureHyperprior(ExactHyperprior):
     """
 
     RATES = 64
-    DECODER_PARTS = (
-        "hyper_synthesis",
-        "context",
-        "step",
-        "context_rate",
-        "parameters_net",
-        "inverse_gain",
-        "from_latent",
-        "synthesis_rate",
-        "synthesis",
-    )
     ENCODER_PARTS = ("analysis", "analysis_rate", "to_latent", "gain", "hyper_analysis")
     RATE_TABLES = ("analysis_rate", "gain", "context_rate", "inverse_gain", "synthesis_rate")
 
     def __init__(self, config: PictureHyperpriorConfig | None = None) -> None:
         super().__init__(config or PictureHyperpriorConfig())
         c = self.config
-        self.analysis = _analysis(c)
+        self.analysis = analysis(c, c.channels)
         self.analysis_rate = self._rate_table(c.sixteenth)
         self.to_latent = nn.Sequential(
             Residual(c.sixteenth),
@@ -178,8 +139,3 @@ class PictureHyperprior(ExactHyperprior):
         """
         features = features + self.analysis_rate(rate)
         return self.to_latent(features).float() * self.gain(rate)
-
-    def unfold(self, latents: Tensor, rate: Tensor) -> Tensor:
-        """Return the input of `synthesis`, (N, sixteenth, H/16, W/16), of rounded latents."""
-        features = self.from_latent(quantize_activation(latents * self.inverse_gain(rate)))
-        return quantize_activation(features + self.synthesis_rate(rate))

@@ -20,15 +20,8 @@ al. 2021 (arXiv 2003.02012).
 import torch
 from torch import Tensor, nn
 
-from models_ntc.exact import (
-    Conv,
-    ExactHyperprior,
-    HyperpriorConfig,
-    RateTable,
-    Residual,
-    quantize_activation,
-    up,
-)
+from models_ntc.exact import Conv, RateTable, Residual, up
+from models_ntc.hyperprior import ExactHyperprior, HyperpriorConfig, analysis, coarse_synthesis
 
 RATES = 32  # steps of lambda, geometric over the network's range; the step is in the payload
 
@@ -41,35 +34,6 @@ def position_of(step: int) -> Tensor:
     return torch.tensor([step / (RATES // 2) - 1], dtype=torch.float64)
 
 
-def _analysis(c: HyperpriorConfig) -> nn.Sequential:
-    """Return sketch (N, 1, H, W) -> features (N, sixteenth, H/16, W/16)."""
-    return nn.Sequential(
-        nn.PixelUnshuffle(4),
-        Conv(16, c.quarter),
-        Residual(c.quarter),
-        Conv(c.quarter, c.eighth, stride=2),
-        Residual(c.eighth),
-        Residual(c.eighth),
-        Conv(c.eighth, c.sixteenth, stride=2),
-        Residual(c.sixteenth),
-    )
-
-
-def _synthesis(c: HyperpriorConfig) -> nn.Sequential:
-    """Return features (N, sixteenth, H/16, W/16) -> sketch (N, 1, H, W)."""
-    return nn.Sequential(
-        Residual(c.sixteenth),
-        Residual(c.sixteenth),
-        up(c.sixteenth, c.eighth),
-        Residual(c.eighth),
-        Residual(c.eighth),
-        up(c.eighth, c.quarter),
-        Residual(c.quarter),
-        nn.ReLU(),
-        up(c.quarter, 1, factor=4, kernel=3),
-    )
-
-
 class SketchHyperprior(ExactHyperprior):
     """Sketch (N, 1, H, W) in 0..1, sides multiples of 64 <-> latents (N, latent, H/16, W/16).
 
@@ -77,23 +41,12 @@ class SketchHyperprior(ExactHyperprior):
     """
 
     RATES = RATES
-    DECODER_PARTS = (
-        "hyper_synthesis",
-        "context",
-        "step",
-        "context_rate",
-        "parameters_net",
-        "inverse_gain",
-        "from_latent",
-        "synthesis_rate",
-        "synthesis",
-    )
     ENCODER_PARTS = ("analysis", "to_latent", "hyper_analysis")
 
     def __init__(self, config: HyperpriorConfig | None = None) -> None:
         super().__init__(config or HyperpriorConfig())
         c = self.config
-        self.analysis = _analysis(c)
+        self.analysis = analysis(c, channels=1)
         self.analysis_rate = RateTable(c.sixteenth)
         refine = Residual(c.sixteenth)
         self.to_latent = nn.Sequential(refine, nn.ReLU(), Conv(c.sixteenth, c.latent))
@@ -102,7 +55,7 @@ class SketchHyperprior(ExactHyperprior):
         self.inverse_gain = RateTable(c.latent, start=1.0)
         self.from_latent = Conv(c.latent, c.sixteenth)
         self.synthesis_rate = RateTable(c.sixteenth)
-        self.synthesis = _synthesis(c)
+        self.synthesis = nn.Sequential(*coarse_synthesis(c), up(c.quarter, 1, 4, kernel=3))
         self._add_tables()
 
     @staticmethod
@@ -118,8 +71,3 @@ class SketchHyperprior(ExactHyperprior):
         t = t.float()
         features = features + self.analysis_rate(t)
         return self.to_latent(features).float() * self.log_gain(t).exp()
-
-    def unfold(self, latents: Tensor, t: Tensor) -> Tensor:
-        """Return the input of `synthesis`, (N, sixteenth, H/16, W/16), of rounded latents at t."""
-        features = self.from_latent(quantize_activation(latents * self.inverse_gain(t)))
-        return quantize_activation(features + self.synthesis_rate(t))

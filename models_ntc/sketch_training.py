@@ -12,7 +12,7 @@ from compressai.models import CompressionModel
 from compressai.ops import LowerBound
 from torch import Tensor
 
-from models_ntc.exact import HyperpriorConfig, both_halves
+from models_ntc.hyperprior import HyperpriorConfig, both_halves
 from models_ntc.sketch_hyperprior import SketchHyperprior
 
 

@@ -15,13 +15,13 @@ from skimage import data
 
 import color_codec
 from metrics import psnr
-from models_ntc import FOLDER, exact, load_base_codec, load_sketch_codec
+from models_ntc import FOLDER, exact, hyperprior, load_base_codec, load_sketch_codec
 from models_ntc.base_codec import BaseError
 from models_ntc.bundled import BASE_MOST, sketch_network
 from models_ntc.codec import new_network, save_codec
 from models_ntc.codec_file import load_file
 from models_ntc.entropy import SketchError
-from models_ntc.exact import exact_copy
+from models_ntc.hyperprior import exact_copy
 from models_ntc.picture_hyperprior import Enlarge, PictureHyperprior, PictureHyperpriorConfig
 
 PICTURE = TRAINABLE | {"channels": 3, "half": 6}
@@ -202,8 +202,8 @@ def test_tiles_are_the_whole_picture(small, monkeypatch):
     features = torch.randint(-999, 999, (1, PICTURE["sixteenth"], 30, 9)).double() / 64
     with torch.no_grad():
         whole = net.synthesize(features)
-        monkeypatch.setattr(exact, "TILE", 22)
-        assert exact.tile_edges(30) == [(0, 6), (6, 12), (12, 18), (18, 24), (24, 30)]
+        monkeypatch.setattr(hyperprior, "TILE", 22)
+        assert hyperprior.tile_edges(30) == [(0, 6), (6, 12), (12, 18), (18, 24), (24, 30)]
         assert torch.equal(net.synthesize(features), whole)
         assert torch.equal(net.synthesize(features.mT), net.synthesis(features.mT).float())
 

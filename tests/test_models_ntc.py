@@ -16,7 +16,8 @@ from pytorch_msssim import ms_ssim as reference_ms_ssim
 from models_ntc import FOLDER, lambda_range, load_sketch_codec
 from models_ntc.codec import new_network, save_codec
 from models_ntc.entropy import SketchError, SymbolDecoder, Tables, check_byte, encode, round_to_int
-from models_ntc.exact import ACTIVATION_BITS, WEIGHT_BITS, Conv, exact_copy
+from models_ntc.exact import ACTIVATION_BITS, WEIGHT_BITS, Conv
+from models_ntc.hyperprior import exact_copy
 from models_ntc.loss import ms_ssim
 from models_ntc.sketch_hyperprior import RATES, position_of
 from models_ntc.zoo import ARCHITECTURES
