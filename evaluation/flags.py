@@ -10,7 +10,7 @@ from pathlib import Path
 
 from allocation.config import BudgetConfig
 from allocation.table import LEAST_BYTES
-from bitstream import LAYERS, MAX_FILE_BYTES
+from bitstream import MAX_FILE_BYTES
 from codec import EncoderConfig
 from common.files import ROOT
 from dataloaders import DATASETS
@@ -25,7 +25,8 @@ KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; e
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
-# Flags of one layer, which --layers must not leave out.
+# The layers of --layers (a base is sent in place of colors), with the flags of each, which it must
+# not leave out.
 FLAGS_OF_LAYERS = {
     "text": ("prompt", "prompt_len", "prompt_bytes"),
     "sketch": ("lam_sketch",),
@@ -236,7 +237,7 @@ def sent_layers(args: argparse.Namespace, sketch: bool) -> tuple[str, ...]:
     if args.allocations and args.bytes is None:
         raise ValueError("--allocations is the number of ways to split --bytes: name that, too")
     if args.layers is None:
-        method = LAYERS if sketch else ("text",)
+        method = tuple(FLAGS_OF_LAYERS) if sketch else ("text",)
         return (*method, "color") if args.color_bytes and not sketch else method
     if "sketch" in args.layers and not sketch:
         raise ValueError("--layers sketch: PIC sends no sketch; eval_PICS.py does")
@@ -289,12 +290,12 @@ def budget(text: str) -> int:
 def layer_names(text: str) -> tuple[str, ...]:
     """Parse `--layers`; the names are returned in the order of the file."""
     names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in LAYERS]
+    unknown = [name for name in names if name not in FLAGS_OF_LAYERS]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"unknown layer {', '.join(map(repr, unknown))}: choose of {', '.join(LAYERS)}"
+            f"unknown layer {', '.join(map(repr, unknown))}: choose of {', '.join(FLAGS_OF_LAYERS)}"
         )
-    return tuple(name for name in LAYERS if name in names)
+    return tuple(name for name in FLAGS_OF_LAYERS if name in names)
 
 
 def subset_size(text: str) -> int:

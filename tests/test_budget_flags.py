@@ -69,7 +69,9 @@ def test_pic_sends_no_sketch():
         config_of("--layers", "text,sketch", sketch=False)
 
 
-@pytest.mark.parametrize("words", [["--bytes", "23"], ["--bytes", "x"], ["--layers", "text,smell"]])
+@pytest.mark.parametrize(
+    "words", [["--bytes", "23"], ["--bytes", "x"], ["--layers", "text,smell"], ["--layers", "base"]]
+)
 @pytest.mark.parametrize("main", [eval_PIC.main, eval_PICS.main, None])
 def test_wrong_usage_is_refused_at_once(main, words, capsys):
     main, argv = (main, words) if main else (pics.main, ["encode", "a.jpg", "a.pics", *words])
