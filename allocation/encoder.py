@@ -122,10 +122,8 @@ class BudgetEncoder(Encoder):
             found: dict[tuple, Layers] = {}
             for allocation in self.allocations:
                 layers = material.layers(allocation)
-                sent = layers.prompt, layers.sketch, layers.color, layers.base
-                payloads = tuple(layer.payload for layer in sent)
-                if any(payloads):
-                    found.setdefault(payloads, layers)
+                if any(layers.payloads()):
+                    found.setdefault(layers.payloads(), layers)
             if not found:
                 raise AllocationError(material.least(), self.given.budget)
             return list(found.values())

@@ -116,7 +116,7 @@ def of_budget(encoder: "BudgetEncoder", material, criterion: Measure) -> dict[Al
     for allocation in encoder.allocations:
         if allocation.prompt_bytes < material.budget:
             layers = material.layers(allocation)
-            payloads = layers.prompt.payload, layers.sketch.payload, layers.color.payload
+            payloads = layers.payloads()
             if any(payloads):
                 owners[allocation] = payloads
                 jobs[payloads] = Job(layers.conditions(), 0, *material.image.shape[:2])

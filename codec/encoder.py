@@ -153,8 +153,7 @@ class Encoder:
 
     def _pack(self, image: np.ndarray, source: tuple, layers: "Layers", choice: Choice) -> Encoded:
         sizes = source[1], source[0], image.shape[1], image.shape[0], choice.seed
-        sent = layers.prompt, layers.sketch, layers.color, layers.base
-        stream = Stream(0, *sizes, *[layer.payload for layer in sent])
+        stream = Stream(0, *sizes, *layers.payloads())
         stream = replace(stream, fingerprint=self.decoder.fingerprint(layers_of(stream)))
         found = *layers.prompt[1:], layers.sketch.sketch, choice.scores, layers.allocation
         return Encoded(bitstream.pack(stream), *found)
@@ -185,6 +184,11 @@ class Layers(NamedTuple):
     color: Coded
     base: Coded = Coded()  # in place of the color map
     allocation: dict | None = None  # as in `Encoded`
+
+    def payloads(self) -> tuple[bytes | None, ...]:
+        """Return the payloads in the order of the stream's layers, None for what is not sent."""
+        sent = self.prompt, self.sketch, self.color, self.base
+        return tuple(layer.payload for layer in sent)
 
     def conditions(self) -> Conditions:
         """Return what a decoder makes of them."""

@@ -142,9 +142,8 @@ def material_of(budget, image, coder, seed=3, source=(480, 640)):
 
 
 def size_of(layers, frame):
-    sent = (layers.prompt, layers.sketch, layers.color, layers.base)
-    payloads = [layer.payload for layer in sent]
-    stream = bitstream.Stream(0, *frame.source[::-1], *frame.coded[::-1], frame.seed, *payloads)
+    sizes = *frame.source[::-1], *frame.coded[::-1]
+    stream = bitstream.Stream(0, *sizes, frame.seed, *layers.payloads())
     return len(bitstream.pack(stream))
 
 
