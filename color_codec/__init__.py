@@ -11,6 +11,7 @@ header.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -65,6 +66,7 @@ def enlarge(color: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(color).resize((width, height), Image.Resampling.LANCZOS))
 
 
+@cache
 def identity() -> bytes:
     """Return the bytes that name the tables, for the stream's fingerprint.
 
