@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHUNK = 500  # mutants that a process does at a time
 HANG = 60  # seconds after which a mutant is given up
-MOST_SECONDS, MOST_MEBIBYTES = 2.5, 1024.0  # the promise
+MOST_SECONDS, MOST_MEBIBYTES = 1.0, 1024.0  # the promise
 CHECKSUM_SHARE = 2**-16
 ERRORS = ("BitstreamError", "DecodeError", "TextError", "SketchError", "ColorError", "BaseError")
 OUTCOMES = ("same", *ERRORS, "read")
