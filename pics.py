@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import bitstream
 import text_codec
-from allocation.config import BudgetConfig
+from allocation import load_encoder
 from bitstream import BitstreamError
 from common.device import choose_device
 from common.files import complain, png, printable, say, write
@@ -47,7 +47,7 @@ from models_ntc.bundled import StreamLayers, layers_of
 from presets import PRESETS, Preset, PresetError, writer_of
 
 if TYPE_CHECKING:
-    from codec import Decoder, Encoder, EncoderConfig
+    from codec import Decoder, Encoder
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -107,17 +107,6 @@ def encode(args: argparse.Namespace) -> int:
         parameters = encoder.decoder.generator.parameters
         conversion.work(todo, partial(encode_photo, encoder), device, parameters)
     return conversion.finish()
-
-
-def load_encoder(row: Preset, config: "EncoderConfig", device: str) -> "Encoder":
-    """Load the encoder that these settings ask for. Raises as `Encoder`."""
-    if isinstance(config, BudgetConfig):
-        from allocation.encoder import BudgetEncoder
-
-        return BudgetEncoder(row, config, device)
-    from codec import Encoder
-
-    return Encoder(row, config, device)
 
 
 def photo_jobs(args: argparse.Namespace) -> list[Job]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from allocation.config import BudgetConfig
-from allocation.encoder import BudgetEncoder
+from allocation import load_encoder
 from codec import Encoder
 from common.files import complain
 from common.weights import UnavailableError
@@ -62,9 +61,8 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     todo = take(held, folder, settings, samples.names, args.overwrite, group)
     encoder, workers = None, 0
     if group.own(todo):
-        make = BudgetEncoder if isinstance(config, BudgetConfig) else Encoder
         with one_thread(group.device == "cpu"):
-            encoder = make(args.preset, config, group.device, timer)
+            encoder = load_encoder(args.preset, config, group.device, timer)
         workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter

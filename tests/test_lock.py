@@ -177,7 +177,7 @@ def test_models_that_cannot_be_loaded_leave_no_lock(photos, tmp_path, monkeypatc
             assert list(tmp_path.glob(f"*/{LOCK}"))  # it was taken before
             raise error
 
-        monkeypatch.setattr("evaluation.setup.Encoder", refuse)
+        monkeypatch.setattr("evaluation.setup.load_encoder", refuse)
         assert run(photos, tmp_path) == status
         assert list(tmp_path.iterdir()) == []
 

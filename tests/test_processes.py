@@ -134,7 +134,7 @@ def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photo
     measured = summary | {"set": values, "not_available": missing}
     (folder / "summary.json").write_text(json.dumps(measured))
     stub(monkeypatch.setattr)
-    monkeypatch.setattr(setup, "Encoder", None)
+    monkeypatch.setattr(setup, "load_encoder", None)
     args = script_args(arguments(photos, tmp_path / "whole", "--metrics", "psnr,color,kid_folder"))
     assert loop.evaluate(args, "PICS") == 0
     after = json.loads((folder / "summary.json").read_text())

@@ -65,7 +65,9 @@ class StubEncoder:
 def stub(setattr_, pause_s=0.0):
     """Put the stubs in place, by `monkeypatch.setattr` or `setattr`."""
     setattr_(processes, "choose_device", lambda _: "cpu")
-    setattr_(setup, "Encoder", lambda preset, config, *_: StubEncoder(pause_s, config.prompt.seed))
+    setattr_(
+        setup, "load_encoder", lambda preset, config, *_: StubEncoder(pause_s, config.prompt.seed)
+    )
 
 
 def arguments(photos: Path, output: Path, *more: str) -> list[str]:
