@@ -69,7 +69,7 @@ class StubEncoder:
 
     decoder = StubDecoder
 
-    def __init__(self, preset, config, device):
+    def __init__(self, preset, config, device, _timer):
         self.preset, self.config, self.fingerprint = preset, config, TINY
         self.prompter = SimpleNamespace(search=PromptConfig())
 
