@@ -47,6 +47,8 @@ class BudgetEncoder(Encoder):
         timer: Callable[[str], AbstractContextManager] = nullcontext,
         tried: Sequence[Allocation] | None = None,
     ):
+        source = config.prompt.source or preset.prompt_from
+        config = replace(config, prompt=replace(config.prompt, source=source))
         self.given = config
         if tried is None:
             tried = allocations(load_table(preset.name), config.budget)
@@ -67,7 +69,9 @@ class BudgetEncoder(Encoder):
         tried = list(self.map(self.layers, materials))
         with self.timer("candidates"):
             best = self._best(images, tried)
-            return best, self.chooser.choose(images, [layers.conditions() for layers in best])
+            return best, self.chooser.choose(
+                images, [layers.conditions(self.decoder.prompt_codec) for layers in best]
+            )
 
     def _prompt_options(self) -> PromptOptions:
         """Return the options of prompts, which are searched for the largest part of the budget."""
@@ -133,7 +137,10 @@ class BudgetEncoder(Encoder):
         jobs = []
         for image, choices in zip(images, tried, strict=True):
             if len(choices) > 1:
-                jobs += [Job(layers.conditions(), 0, *image.shape[:2]) for layers in choices]
+                jobs += [
+                    Job(layers.conditions(self.decoder.prompt_codec), 0, *image.shape[:2])
+                    for layers in choices
+                ]
         generated = iter(self.chooser.generate_all(jobs))
         best = []
         for image, choices in zip(images, tried, strict=True):

@@ -132,7 +132,8 @@ class Decoder:
         """
         from diffusion.consistency import consistent
 
-        prompts = [conditions.prompt.ids for conditions in each]
+        # what the text-to-image model is given: ids or text
+        prompts = [getattr(conditions.prompt, self.generator.prompts) for conditions in each]
         sketches = [one.sketch for one in each if one.sketch is not None]
         colors = [one.color for one in each if one.color is not None]
         images = self.generator.generate_each(

@@ -129,7 +129,9 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     prompt = flags.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=utf8, help="a text that is the prompt of every image")
     prompt.add_argument(
-        "--prompt_from", default="search", choices=SOURCES, help="where prompts come from otherwise"
+        "--prompt_from",
+        choices=SOURCES,
+        help="where prompts come from otherwise (default: the preset's)",
     )
     add(
         "--prompt_search",

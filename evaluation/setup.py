@@ -108,7 +108,6 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
         "allocations",
         "color_bytes",
         "prompt",
-        "prompt_from",
         "prompt_len",
         "prompt_bytes",
         "prompt_bits",
@@ -123,6 +122,7 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     # As in the folders of runs that knew no other search.
     search = None if args.prompt_search == "fast" else args.prompt_search
     return settings | {
+        "prompt_from": args.prompt_from or args.preset.prompt_from,
         "layers": ",".join(args.layers) if args.layers else None,
         "prompt_search": search,
         "consistency": None if args.consistency == "on" else args.consistency,

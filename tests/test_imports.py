@@ -21,9 +21,11 @@ HUB = (
 )
 HUB += "huggingface_hub hf_xet outcome packaging requests sniffio socks sortedcontainers tqdm trio "
 HUB += "truststore urllib3 yaml click typer shellingham rich"
-LIBRARIES = "accelerate diffusers einops google jinja2 markupsafe mpmath numpy PIL psutil regex "
+LIBRARIES = (
+    "accelerate dill diffusers einops google jinja2 markupsafe mpmath numpy PIL psutil regex "
+)
 LIBRARIES += (
-    "safetensors scipy sympy tokenizers torch torchgen transformers triton typing_extensions"
+    "regex safetensors scipy sympy tokenizers torch torchgen transformers triton typing_extensions"
 )
 INFO = {*OWN.split(), "numpy", "yaml", "tokenizers"}
 DECODE = INFO | {*HUB.split(), *LIBRARIES.split()}

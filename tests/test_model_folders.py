@@ -185,7 +185,7 @@ def test_other_families_are_refused_before_anything_large_is_read(own, monkeypat
 
     monkeypatch.setattr(model_folders, "held_by", fail)
     second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
-    for name, more in (("StableDiffusionXLPipeline", second), ("FluxPipeline", {})):
+    for name, more in (("PixArtAlphaPipeline", {}), ("StableDiffusionPipeline", second)):
         edit(INDEX, partial(dict.update, _class_name=name, **more), own)
         with pytest.raises(UnavailableError, match=f"json: it is a {name}.*: only models of the f"):
             load_generator(get_preset(own), "cpu")
