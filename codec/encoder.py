@@ -135,9 +135,9 @@ class Encoder:
             prompts = self.prompter.find(images)
         layers = [Layers(found, *rest) for found, rest in zip(prompts, coded, strict=True)]
         with self.timer("candidates"):
-            return layers, self.chooser.choose(images, [self._conditions(one) for one in layers])
+            return layers, self.chooser.choose(images, [self.conditions(one) for one in layers])
 
-    def _conditions(self, layers: "Layers") -> Conditions:
+    def conditions(self, layers: "Layers") -> Conditions:
         """Return what a decoder makes of an image's layers."""
         payload = layers.prompt.payload
         prompt = self.decoder.prompt_codec.decode(payload) if payload else NO_PROMPT
