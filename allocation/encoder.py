@@ -69,9 +69,7 @@ class BudgetEncoder(Encoder):
         tried = list(self.map(self.layers, materials))
         with self.timer("candidates"):
             best = self._best(images, tried)
-            return best, self.chooser.choose(
-                images, [layers.conditions(self.decoder.prompt_codec) for layers in best]
-            )
+            return best, self.chooser.choose(images, [self.conditions(layers) for layers in best])
 
     def _prompt_options(self) -> PromptOptions:
         """Return the options of prompts, which are searched for the largest part of the budget."""
@@ -137,10 +135,7 @@ class BudgetEncoder(Encoder):
         jobs = []
         for image, choices in zip(images, tried, strict=True):
             if len(choices) > 1:
-                jobs += [
-                    Job(layers.conditions(self.decoder.prompt_codec), 0, *image.shape[:2])
-                    for layers in choices
-                ]
+                jobs += [Job(self.conditions(layers), 0, *image.shape[:2]) for layers in choices]
         generated = iter(self.chooser.generate_all(jobs))
         best = []
         for image, choices in zip(images, tried, strict=True):

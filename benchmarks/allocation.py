@@ -119,7 +119,7 @@ def of_budget(encoder: "BudgetEncoder", material, criterion: Measure) -> dict[Al
             payloads = layers.payloads()
             if any(payloads):
                 owners[allocation] = payloads
-                conditions = layers.conditions(encoder.decoder.prompt_codec)
+                conditions = encoder.conditions(layers)
                 jobs[payloads] = Job(conditions, 0, *material.image.shape[:2])
     generated = encoder.chooser.generate_all(list(jobs.values()))
     values = {}

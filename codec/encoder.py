@@ -20,7 +20,7 @@ from diffusion.execution import PLAIN, Execution
 from models_ntc.bundled import BASE_FROM, StreamLayers, layers_of
 from presets import Preset, objection
 from prompt_inversion.options import PromptOptions
-from text_codec.prompt import NO_PROMPT, PromptCodec
+from text_codec.prompt import NO_PROMPT
 
 if TYPE_CHECKING:
     from prompt_inversion.prompter import FoundPrompt
@@ -134,9 +134,15 @@ class Encoder:
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
         layers = [Layers(found, *rest) for found, rest in zip(prompts, coded, strict=True)]
-        conditions = [one.conditions(self.decoder.prompt_codec) for one in layers]
         with self.timer("candidates"):
-            return layers, self.chooser.choose(images, conditions)
+            return layers, self.chooser.choose(images, [self.conditions(one) for one in layers])
+
+    def conditions(self, layers: "Layers") -> Conditions:
+        """Return what a decoder makes of an image's layers."""
+        payload = layers.prompt.payload
+        prompt = self.decoder.prompt_codec.decode(payload) if payload else NO_PROMPT
+        color = layers.base if layers.base.payload else layers.color
+        return Conditions(prompt, layers.sketch.decoded, color.decoded)
 
     def _sketch(self, image: np.ndarray) -> "Coded":
         if self.annotator is None:
@@ -191,10 +197,3 @@ class Layers(NamedTuple):
         """Return the payloads in the order of the stream's layers, None for what is not sent."""
         sent = self.prompt, self.sketch, self.color, self.base
         return tuple(layer.payload for layer in sent)
-
-    def conditions(self, prompt_codec: PromptCodec) -> Conditions:
-        """Return what a decoder makes of them."""
-        payload = self.prompt.payload
-        prompt = prompt_codec.decode(payload) if payload else NO_PROMPT
-        color = self.base if self.base.payload else self.color
-        return Conditions(prompt, self.sketch.decoded, color.decoded)

@@ -16,12 +16,14 @@ A preset's `control` names a format, which `presets.block_side` parses:
   map. What is absent is 0.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image, ImageEnhance
 
-from presets.row import PICTURES, block_side
+from presets.row import PICTURES, Preset, block_side
 
 COLOR_SCALE = 8  # pixels of the image to one of its color map, each way
 SHARPNESS = 2.0  # of the paper
@@ -80,6 +82,63 @@ def control_tensor(
     flags = flags[None, :, None, None].expand(1, 2, height // side, width // side)
     folded = [_space_to_depth(edges, side), _space_to_depth(colors, side // COLOR_SCALE)]
     return torch.cat([*folded, flags], dim=1)
+
+
+def control_tensors(
+    sketches: Sequence[np.ndarray] | None,
+    control: str,
+    colors: Sequence[np.ndarray] | None,
+    signed: bool,
+) -> torch.Tensor | None:
+    """Return the control images (N, C, h, w) of a batch, or None if there is nothing to show."""
+    if not takes_color(control):
+        colors = None
+    if sketches is None and colors is None:
+        return None
+    count = len(sketches or colors or ())
+    pairs = zip(sketches or [None] * count, colors or [None] * count, strict=True)
+    return torch.cat([control_tensor(sketch, control, color, signed) for sketch, color in pairs])
+
+
+def control_settings(row: Preset, control: torch.Tensor, name: str) -> dict:
+    """Return the arguments of a pipeline with a ControlNet, or with several that see the same.
+
+    control: (N, C, h, w). name: that of the argument for it.
+    """
+    settings: dict = {name: control, "controlnet_conditioning_scale": row.control_scale}
+    if row.control_mode >= 0:
+        settings["control_mode"] = row.control_mode
+    if row.control_end < 1:
+        settings["control_guidance_end"] = row.control_end
+    count = 1 + len(row.more_controlnets)
+    return settings if count == 1 else {key: [value] * count for key, value in settings.items()}
+
+
+def later_settings(row: Preset) -> list[str]:
+    """Return the settings of a ControlNet that older files did not know, if they are set."""
+    parts = []
+    if row.control_mode >= 0:
+        parts.append(f"control mode {row.control_mode}")
+    if row.control_end < 1:
+        parts.append(f"control end {row.control_end}")
+    return parts
+
+
+def check_sizes(scale: int, height: int, width: int, sketches, colors) -> None:
+    """Raise ValueError for sizes that a model cannot take or that do not agree.
+
+    scale: the model's, of which both sides are multiples. Others as of `Generator.generate_each`.
+    """
+    if height % scale or width % scale or min(height, width) < scale:
+        raise ValueError(f"cannot generate {height}x{width}: both must be multiples of {scale}")
+    size = f"{height}x{width}"
+    for sketch in sketches or ():
+        if sketch.shape != (height, width):
+            raise ValueError(f"sketch of shape {sketch.shape} for an image of {size}")
+    small = (height // COLOR_SCALE, width // COLOR_SCALE, 3)
+    for color in colors or ():
+        if color.shape not in (small, (height, width, 3)):
+            raise ValueError(f"color map of shape {color.shape} for an image of {size}")
 
 
 def _picture(sketch: np.ndarray, control: str, signed: bool) -> torch.Tensor:

@@ -15,25 +15,27 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.weights import UnavailableError, from_mirrors
 from diffusion.content import Names
 from diffusion.control import (
-    COLOR_SCALE,
+    check_sizes,
     color_map,
     control_channels,
-    control_tensor,
+    control_settings,
+    control_tensors,
+    later_settings,
     takes_color,
 )
 from diffusion.controlnets import load_controlnet
 from diffusion.execution import PLAIN, Execution
 from diffusion.families import Control, Family, family_of_pipeline
 from diffusion.image_to_image import from_latents
-from diffusion.latents import encoded, initial_noise, packed, started, without_chance
-from diffusion.library import SchedulerMixin, VaeImageProcessor, diffusers
+from diffusion.latents import from_pictures, initial_noise, packed, started, without_chance
+from diffusion.library import VaeImageProcessor, diffusers
 from diffusion.loading import LIBRARIES, load_pipeline, taken
 from diffusion.prompts import IdPrompts, TextPrompts
+from diffusion.samplers import check_samplers, made, with_sampler
 from diffusion.tokenizers import load_clip_tokenizer
 from presets import Preset, PresetError, cure
 from pretrained.libraries import lean
@@ -120,7 +122,10 @@ class Generator:
         Raises ValueError for ids, sizes or seeds that the model cannot take, and for whatever the
         model raises.
         """
-        self._check(seeds, height, width, sketches, colors)
+        scale = self._text_pipeline.vae_scale_factor * self.family.patch
+        check_sizes(scale, height, width, sketches, colors)
+        if not seeds:
+            raise ValueError("no seed: each image needs one")
         with self._lean(), one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
             images = self._images(prompts, seeds, height, width, sketches, colors)
         # Rounded on the device, which has less to do than to send floats.
@@ -142,12 +147,15 @@ class Generator:
         row, family = self.preset, self.family
         noise = self._noise(seeds, height, width)
         maps = None if colors is None else [color_map(color, height, width) for color in colors]
-        control = self._control(sketches, maps)
+        control = control_tensors(sketches, row.control, maps, family.signed)
         settings = self._prompts.settings(prompts, row.suffix, row.negative_prompt, row.guidance)
         settings |= {"num_inference_steps": row.steps, family.guidance: row.guidance}
         settings["output_type"] = "pt"
         from_colors = colors is not None and not takes_color(row.control)
-        clean = self._clean(colors, height, width) if from_colors else None
+        clean = None
+        if from_colors:
+            clean = from_pictures(self._text_pipeline, colors, height, width, family.upcast)
+            clean = clean.to(self.device, self.dtype)
         if clean is not None and family.from_colors:
             return self._generate_from(clean, noise, control, settings).images
         if clean is not None:
@@ -157,24 +165,8 @@ class Generator:
         latents = packed(noise) if family.packed else noise
         settings |= {"latents": latents, "height": height, "width": width}
         if control is not None:
-            settings |= self._control_settings(control, self._use.image)
+            settings |= control_settings(row, control, self._use.image)
         return self._pipeline(control is not None)(**settings).images
-
-    def _check(self, seeds, height: int, width: int, sketches, colors) -> None:
-        """Raise ValueError for sizes that the model cannot take or that do not agree."""
-        scale = self._text_pipeline.vae_scale_factor * self.family.patch
-        if height % scale or width % scale or min(height, width) < scale:
-            raise ValueError(f"cannot generate {height}x{width}: both must be multiples of {scale}")
-        size = f"{height}x{width}"
-        for sketch in sketches or ():
-            if sketch.shape != (height, width):
-                raise ValueError(f"sketch of shape {sketch.shape} for an image of {size}")
-        small = (height // COLOR_SCALE, width // COLOR_SCALE, 3)
-        for color in colors or ():
-            if color.shape not in (small, (height, width, 3)):
-                raise ValueError(f"color map of shape {color.shape} for an image of {size}")
-        if not seeds:
-            raise ValueError("no seed: each image needs one")
 
     def _noise(self, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
         """Return the initial noise of all seeds, (N, C, h, w) in latent pixels."""
@@ -185,54 +177,14 @@ class Generator:
         dtype = self.dtype if self.prompts == "ids" else torch.float32
         return torch.stack(noise).to(self.device, dtype)
 
-    def _control(self, sketches, colors) -> torch.Tensor | None:
-        """Return the control images, (N, C, h, w), or None if there is nothing to show."""
-        control = self.preset.control
-        if not takes_color(control):
-            colors = None
-        if sketches is None and colors is None:
-            return None
-        count = len(colors if sketches is None else sketches)
-        pairs = zip(sketches or [None] * count, colors or [None] * count, strict=True)
-        signed = self.family.signed
-        return torch.cat(
-            [control_tensor(sketch, control, color, signed) for sketch, color in pairs]
-        )
-
-    def _control_settings(self, control: torch.Tensor, name: str) -> dict:
-        """Return the arguments of a pipeline with a ControlNet; name: that of the control image."""
-        row = self.preset
-        settings = {name: control, "controlnet_conditioning_scale": row.control_scale}
-        if row.control_mode >= 0:
-            settings["control_mode"] = row.control_mode
-        if row.control_end < 1:
-            settings["control_guidance_end"] = row.control_end
-        count = 1 + len(row.more_controlnets)
-        return settings if count == 1 else {key: [value] * count for key, value in settings.items()}
-
     def _generate_from(self, clean: torch.Tensor, noise: torch.Tensor, control, settings: dict):
         """Draw by an image-to-image class."""
         settings = settings | {"strength": self.preset.color_strength}
         if control is not None:
-            settings |= self._control_settings(control, "control_image")
+            settings |= control_settings(self.preset, control, "control_image")
         kind = self.family.from_colors if control is None else self._use.from_colors
         pipeline = self._made(from_latents(kind), control is not None)
         return pipeline.generate_from(clean, noise, **settings)
-
-    def _clean(self, colors, height: int, width: int) -> torch.Tensor:
-        """Return the latents (N, C, h, w) of enlarged color maps, or of bases."""
-        latents = []
-        vae = self._text_pipeline.vae
-        upcast = self.family.upcast and vae.dtype == torch.float16
-        if upcast:
-            vae.to(torch.float32)
-        for color in colors:
-            large = Image.fromarray(color).resize((width, height), Image.Resampling.BICUBIC)
-            pixels = self._text_pipeline.image_processor.preprocess(large)
-            latents.append(encoded(vae, pixels.to(self.device, vae.dtype)))
-        if upcast:
-            vae.to(torch.float16)
-        return torch.cat(latents).to(self.dtype)
 
     def identity(self, sketch: bool = False, color: bool = False, naming: str = "written") -> bytes:
         """Return 32 bytes that name all that an image depends on: models and settings.
@@ -250,10 +202,9 @@ class Generator:
             row.color_strength,
         ]
         if sketch or (color and takes_color(row.control)):
-            parts += [getattr(self._controlnet[0], naming), row.control]
-            parts += [row.control_scale, row.sketch_sampler]
+            parts += [getattr(self._controlnet[0], naming), row.control, row.control_scale]
+            parts += [row.sketch_sampler, *later_settings(row)]
             parts += [getattr(names, naming) for names, _ in self._more_controlnets]
-            parts += _set(row, "control_mode", "control_end")
         else:
             parts += [row.sampler]
         return hashlib.sha256(repr(parts).encode()).digest()
@@ -276,19 +227,10 @@ class Generator:
             pipeline.vae.to(memory_format=torch.channels_last)
         without_chance(pipeline.vae)
         self._prepare(getattr(pipeline, family.network))
-        self._check_samplers(family)
-        pipeline = self._with_sampler(pipeline, self.preset.sampler)
+        check_samplers(self.preset, family)
+        with_sampler(pipeline, self.preset.sampler, self.preset.name)
         models = {part: getattr(pipeline, part) for part in family.models}
         return Names(source, revision, self.preset.generator, models), pipeline
-
-    def _check_samplers(self, family: Family) -> None:
-        """Raise PresetError if the preset's samplers are not for this family."""
-        for name in (self.preset.sampler, self.preset.sketch_sampler):
-            if family.samplers and name not in family.samplers:
-                raise PresetError(
-                    f"preset {self.preset.name}: {family.name} is not sampled by {name}: "
-                    f'set "sampler" and "sketch_sampler" to {" or ".join(family.samplers)}'
-                )
 
     @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
@@ -332,7 +274,7 @@ class Generator:
                 f"preset {row.name}: the ControlNet {names.source} takes {channels} channels, "
                 f'but control "{row.control}" gives {given}: change one of the two'
             )
-        self._sampler(row.sketch_sampler)  # before the first image
+        made(row.sketch_sampler, self._text_pipeline.scheduler, row.name)  # before the first image
         return names, model
 
     @cached_property
@@ -365,32 +307,12 @@ class Generator:
                 models["controlnet"] = several if len(several) > 1 else several[0]
                 sampler = self.preset.sketch_sampler
             off = taken(kind, {"requires_safety_checker": False, "add_watermarker": False})
-            pipeline = self._with_sampler(kind(**models, **off), sampler)
+            pipeline = with_sampler(kind(**models, **off), sampler, self.preset.name)
             # control_tensor gives what the ControlNet reads, in its own size: nothing to convert.
             plain = VaeImageProcessor(do_resize=False, do_convert_rgb=False, do_normalize=False)
             pipeline.control_image_processor = plain
             self._pipelines[kind] = pipeline
         return self._pipelines[kind]
-
-    def _with_sampler(self, pipeline, name: str):
-        pipeline.scheduler = self._sampler(name, pipeline.scheduler)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def _sampler(self, name: str, like=None) -> SchedulerMixin:
-        """Return a sampler with the settings of the model's own.
-
-        Raises PresetError if diffusers, in this version, has none of that name or needs a package
-        for it, or if it does not take the settings.
-        """
-        like = like or self._text_pipeline.scheduler
-        try:
-            with self._lean():
-                return getattr(diffusers, name).from_config(like.config)
-        except Exception as error:  # they are a stranger's settings
-            reason = " ".join(str(error).split())
-            what = f"preset {self.preset.name}: sampler {name}"
-            raise PresetError(f"{what}: {type(error).__name__}: {reason}") from error
 
     @property
     def _network(self):
@@ -406,12 +328,3 @@ class Generator:
     def longest_prompt(self) -> int:
         """The most ids that fit beside the preset's suffix and what the model adds."""
         return self._prompts.longest(self.preset.suffix)
-
-
-def _set(row: Preset, *names: str) -> list[str]:
-    """Return those settings of a preset that are not the default, which older files know."""
-    parts = []
-    for name in names:
-        if getattr(row, name) != getattr(Preset, name):
-            parts.append(f"{name} {getattr(row, name)}")
-    return parts

@@ -5,12 +5,13 @@ clean = encoded(vae, pixels)
 sigmas, latents = started(scheduler, clean, noise, steps=8, strength=0.8, patch=2)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from einops import rearrange
+from PIL import Image
 
 from diffusion.library import calculate_shift, retrieve_latents
 
@@ -46,6 +47,27 @@ def encoded(vae, pixels: torch.Tensor) -> torch.Tensor:
     if config.get("latents_std"):
         latents = (latents - _channels(config, "mean", latents)) / _channels(config, "std", latents)
     return (latents - (config.get("shift_factor") or 0.0)) * config.get("scaling_factor", 1.0)
+
+
+def from_pictures(
+    pipeline, colors: Sequence[np.ndarray], height: int, width: int, upcast: bool
+) -> torch.Tensor:
+    """Return the latents (N, C, h, w) of enlarged color maps, or of bases.
+
+    colors: uint8 RGB. upcast: whether a VAE in float16 computes in float32 meanwhile.
+    """
+    latents = []
+    vae = pipeline.vae
+    dtype = vae.dtype
+    if upcast and dtype == torch.float16:
+        vae.to(torch.float32)
+    for color in colors:
+        large = Image.fromarray(color).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = pipeline.image_processor.preprocess(large)
+        latents.append(encoded(vae, pixels.to(pipeline._execution_device, vae.dtype)))
+    if vae.dtype != dtype:
+        vae.to(dtype)
+    return torch.cat(latents)
 
 
 def _channels(config: Mapping, name: str, like: torch.Tensor) -> torch.Tensor:

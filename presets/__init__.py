@@ -11,10 +11,11 @@ from pathlib import Path
 
 from common.weights import is_path
 from presets.row import MAX_CHARACTERS, Preset, PresetError, block_side, objection, shortened
-from presets.table import PRESETS
+from presets.table import BUNDLE, PRESETS
 from pretrained.model_folders import read_json
 
 __all__ = [
+    "BUNDLE",
     "PRESETS",
     "Preset",
     "PresetError",

@@ -10,8 +10,6 @@ NEGATIVE_PROMPT = (
 )
 _VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K@1c2b8495b28150b8a4922ee1c8edee224c284c0c"
 _VIT_L = "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41"
-# Not pinned, as the ControlNets of 2025: their commits are not known to this project.
-_FLORENCE = "florence-community/Florence-2-large"
 
 _PAPER = {
     "sketch_codec": "sketch",
@@ -42,7 +40,6 @@ _FLOW = {
     "suffix": "",
     "negative_prompt": "",
     "prompt_from": "caption",
-    "captioner": (_FLORENCE,),
     "sampler": "FlowMatchEulerDiscreteScheduler",
     "sketch_sampler": "FlowMatchEulerDiscreteScheduler",
 }
@@ -70,6 +67,7 @@ PRESETS = {
             control="space to depth 16",
             color_bytes=230,
             control_scale=1.2,
+            refiner=(str(BUNDLE / "refiner"),),
         ),
         Preset(
             name="sd21",
@@ -107,6 +105,7 @@ PRESETS = {
             generator=(
                 "stabilityai/stable-diffusion-xl-base-1.0@462165984030d82259a11f4367a4eed129e94a7b",
             ),
+            # Not pinned, as all ControlNets below: their commits are not known to this project.
             controlnet=("xinsir/controlnet-union-sdxl-1.0",),
             **_LARGE | {"steps": 30, "guidance": 6.0, "control_mode": 2},  # soft edges
         ),

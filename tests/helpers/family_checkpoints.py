@@ -159,13 +159,14 @@ def make_sdxl():
         add_watermarker=False,
     )
     return pipeline, strong(
-        diffusers.ControlNetUnionModel(
+        std=0.06,
+        model=diffusers.ControlNetUnionModel(
             **{name: value for name, value in UNET.items() if name != "sample_size"},
             conditioning_embedding_out_channels=(8, 8, 8, 16),
             num_trans_channel=8,
             num_proj_channel=8,
             num_trans_head=2,
-        )
+        ),
     )
 
 
