@@ -11,6 +11,7 @@ exist; nothing is downloaded).
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
@@ -66,6 +67,7 @@ class Sample:
     source_width: int  # pixels of the upright original
     source_height: int
     path: str  # of the original
+    index: int = 0  # in its data set
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,14 @@ class Samples(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return Samples(self.name, self.names[index], self.paths[index], self.short_side)
-        return load_sample(self.paths[index], self.short_side, self.names[index])
+        return load_sample(self.paths[index], self.short_side, self.names[index], index)
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Read files into the system's cache; what cannot be read is passed over."""
+        for number in indices:
+            with suppress(OSError):
+                if Path(self.paths[number]).is_file():  # to read a pipe might take for ever
+                    Path(self.paths[number]).read_bytes()
 
 
 def load_samples(
@@ -120,10 +129,12 @@ def load_samples(
     return Samples(name, names, paths, short_side)
 
 
-def load_sample(path: str | os.PathLike, short_side: int, name: str | None = None) -> Sample:
+def load_sample(
+    path: str | os.PathLike, short_side: int, name: str | None = None, number: int = 0
+) -> Sample:
     """Read one image and resize it to the coded size. Raises ImageError.
 
-    name: of the sample; None: the file's stem.
+    name: of the sample; None: the file's stem. number: in its data set.
     """
     image = load_image(path)
     height, width = image.shape[:2]
@@ -131,7 +142,8 @@ def load_sample(path: str | os.PathLike, short_side: int, name: str | None = Non
         resized = resize(image, short_side)
     except ImageError as error:
         raise ImageError(f"{printable(path)}: {error}") from None
-    return Sample(name or file_name(Path(path).stem), resized, width, height, os.fspath(path))
+    name = name or file_name(Path(path).stem)
+    return Sample(name, resized, width, height, os.fspath(path), number)
 
 
 # ---- sizes
