@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dataloaders import Samples
+from shards import read_into_cache
 
 THREADS = 4
 AHEAD = 8  # batches
@@ -22,7 +23,8 @@ def read_ahead(parts: Iterable[Sequence[int]], samples: Samples) -> Iterator[Seq
     waiting: deque[Sequence[int]] = deque()
     with ThreadPoolExecutor(THREADS, "read") as pool:
         for part in parts:
-            pool.submit(samples.read_ahead, part)
+            for number in part:
+                pool.submit(read_into_cache, samples.paths[number])
             waiting.append(part)
             if len(waiting) > AHEAD:
                 yield waiting.popleft()

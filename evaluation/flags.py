@@ -48,7 +48,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add = flags.add_argument
     add(
         "--data_root",
-        help="folder of images (default: sample images of scikit-image and scikit-learn)",
+        help="folder of images, tar shards (a folder of them, or photos-{000..009}.tar), or "
+        "hf:owner/name[:split] of the hub (default: sample images of scikit-image and "
+        "scikit-learn)",
     )
     add("--dataset", choices=sorted(DATASETS), help="a known data set below --data_root")
     add("--preset", type=preset, default="tiny", help=PRESET_HELP)

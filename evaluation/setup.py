@@ -66,7 +66,8 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     if group.own(todo):
         with one_thread(group.device == "cpu"):
             encoder = load_encoder(args.preset, config, group.device, timer)
-        workers = workers_for(encoder, group.device, args.batch_size)
+        if not samples.is_stream:
+            workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
