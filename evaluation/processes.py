@@ -132,8 +132,8 @@ def check_one_host() -> None:
     processes, own = int(os.environ["WORLD_SIZE"]), os.environ.get("LOCAL_WORLD_SIZE")
     if own and int(own) != processes:
         raise ValueError(
-            f"{own} of {processes} processes on this host: a launcher starts those of one host, "
-            "several hosts share a run with --engine ray"
+            f"{own} of {processes} processes on this host: a launcher starts those of one host; "
+            "give each host shards, and an --output, of its own"
         )
 
 

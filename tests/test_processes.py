@@ -26,7 +26,7 @@ from helpers.stub_run import BAD, StubDecoder, StubEncoder, arguments, run, scri
 from PIL import Image
 
 from diffusion.execution import Execution
-from evaluation import loop, progress, setup
+from evaluation import loop, processes, progress, setup
 from evaluation.evaluator import Evaluator, store_in
 from evaluation.folder import Taken, claim
 from evaluation.loop import finish, split, work
@@ -419,3 +419,10 @@ def test_threads_only_beside_a_gpu_that_holds_all_models(monkeypatch):
     drawn = {(None, "cuda"): True, (None, "cpu"): False, ("together", "cpu"): True}
     drawn["alone", "cuda"] = False
     assert {how: setup.draws_together(*how) for how in drawn} == drawn
+
+
+def test_a_launcher_of_several_hosts_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 of 4 processes on this host"):
+        processes.join("cpu")
