@@ -109,6 +109,7 @@ class Preset:
     color_bytes: int = 0  # maximum of the color or base layer; 0: neither, the paper's protocol
     # whether color and coarse structure of the reconstruction are those of the color or base layer
     consistency: bool = True
+    refiner: tuple[str, ...] = ()  # `diffusion.refiner.Refiner` of a small generator; after that
     # of image-to-image from the color map, 0 to 1, if the ControlNet takes no color
     color_strength: float = 0.8
     control_scale: float = 1.0  # controlnet_conditioning_scale

@@ -9,13 +9,16 @@ with lean():
     import diffusers
     import transformers
     from diffusers import (
+        ConfigMixin,
         ControlNetModel,
+        ModelMixin,
         SchedulerMixin,
         StableDiffusionControlNetImg2ImgPipeline,
         StableDiffusionControlNetPipeline,
         StableDiffusionImg2ImgPipeline,
         StableDiffusionPipeline,
     )
+    from diffusers.configuration_utils import register_to_config
     from diffusers.image_processor import VaeImageProcessor
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import (
         retrieve_latents,
@@ -27,7 +30,9 @@ with lean():
 __all__ = [
     "CLIPTextModel",
     "CLIPTokenizer",
+    "ConfigMixin",
     "ControlNetModel",
+    "ModelMixin",
     "SchedulerMixin",
     "StableDiffusionControlNetImg2ImgPipeline",
     "StableDiffusionControlNetPipeline",
@@ -36,6 +41,7 @@ __all__ = [
     "VaeImageProcessor",
     "diffusers",
     "diffusers_logging",
+    "register_to_config",
     "retrieve_latents",
     "transformers",
     "transformers_logging",

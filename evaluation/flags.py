@@ -5,6 +5,7 @@ config = encoder_config(flags.parse_args(), sketch=True)
 """
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 
@@ -178,8 +179,15 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def add_execution_flags(flags: argparse.ArgumentParser) -> None:
-    """Add the flags of how models run on a GPU; `execution` reads them."""
+    """Add the flags of how models run on a GPU, which `execution` reads, and of consistency."""
     add = flags.add_argument
+    add(
+        "--consistency",
+        choices=("on", "off"),
+        default="on",
+        help="off: leave reconstructions as the text-to-image model generates them, without the "
+        "low band that was sent and without the refiner; a file does not say it, so decode alike",
+    )
     add(
         "--compile",
         action="store_true",
@@ -202,6 +210,11 @@ def add_execution_flags(flags: argparse.ArgumentParser) -> None:
 def execution(args: argparse.Namespace) -> Execution:
     """Return what the flags say about running models on a GPU."""
     return Execution("inductor" if args.compile else "", args.attention, args.memory)
+
+
+def row_of(args: argparse.Namespace, row: Preset) -> Preset:
+    """Return the row of a preset as `--consistency` says."""
+    return dataclasses.replace(row, consistency=row.consistency and args.consistency == "on")
 
 
 def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:

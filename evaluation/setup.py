@@ -17,7 +17,7 @@ from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from diffusion.execution import Execution, check
 from evaluation.evaluator import Evaluator, store_in
-from evaluation.flags import KID_SUBSETS, encoder_config, utf8
+from evaluation.flags import KID_SUBSETS, encoder_config, row_of, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.overlap import overlap_threads
 from evaluation.processes import ProcessGroup, is_slow, join, one_thread, worker_count
@@ -65,7 +65,7 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     encoder, workers = None, 0
     if group.own(todo):
         with one_thread(group.device == "cpu"):
-            encoder = load_encoder(args.preset, config, group.device, timer)
+            encoder = load_encoder(row_of(args, args.preset), config, group.device, timer)
         if not samples.is_stream:
             workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
@@ -144,6 +144,7 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     return settings | {
         "layers": ",".join(args.layers) if args.layers else None,
         "prompt_search": search,
+        "consistency": None if args.consistency == "on" else args.consistency,
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,
