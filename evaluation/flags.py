@@ -25,6 +25,7 @@ OUTPUT = ROOT / "recon_examples"
 KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
+KEEPS = ("all", "streams", "none")  # what stays of an image beside its record
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 # The layers of --layers (a base is sent in place of colors), with the flags of each, which it must
 # not leave out.
@@ -48,7 +49,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add = flags.add_argument
     add(
         "--data_root",
-        help="folder of images (default: sample images of scikit-image and scikit-learn)",
+        help="folder of images, tar shards (a folder of them, or photos-{000..009}.tar), or "
+        "hf:owner/name[:split] of the hub (default: sample images of scikit-image and "
+        "scikit-learn)",
     )
     add("--dataset", choices=sorted(DATASETS), help="a known data set below --data_root")
     add("--preset", type=preset, default="tiny", help=PRESET_HELP)
@@ -80,6 +83,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--batch_size", type=positive, default=8, help="number of images that are encoded together")
     add("--output", type=Path, default=OUTPUT, help="folder in which the run's folder is made")
+    add(
+        "--keep",
+        default="all",
+        choices=KEEPS,
+        help="what stays of an image beside its record: its file, pictures and caption, its file "
+        "alone (streams), or nothing (default: all)",
+    )
     add("--overwrite", action="store_true", help="recompute finished images")
     add("--device", help=DEVICE_HELP)
     add(
