@@ -100,7 +100,7 @@ def _settings(model) -> list[tuple[str, str]]:
     """Return the settings of a model or sampler that differ from its class's own, as JSON."""
     config = model.config
     if not isinstance(config, Mapping):
-        return [(name, json.dumps(getattr(config, name))) for name in TEXT_SETTINGS]
+        return [(name, _text(getattr(config, name, None))) for name in TEXT_SETTINGS]
     found = []
     for name, parameter in sorted(inspect.signature(type(model).__init__).parameters.items()):
         value, default = config.get(name, parameter.default), parameter.default

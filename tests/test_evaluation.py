@@ -258,7 +258,7 @@ def test_flags_become_the_encoders_configuration():
     assert (config.sketch, config.lam_sketch) == (False, None)
     assert (config.candidates, config.loss, config.color_bytes) == (2, "ms-ssim", 0)
     prompt = config.prompt
-    assert (prompt.text, prompt.source, prompt.length) == (None, "search", None)
+    assert (prompt.text, prompt.source, prompt.length) == (None, None, None)
     assert prompt.search == "pez" and encoder_config(parser("").parse_args([]), True) == (
         EncoderConfig()
     )

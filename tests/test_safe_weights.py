@@ -266,7 +266,15 @@ def test_hub_models_are_pinned():
             for source in getattr(row, field):
                 if not Path(source).exists() and not re.search("@[0-9a-f]{40}$", source):
                     unpinned.add(source)
-    assert unpinned == {"thibaud/controlnet-sd21-hed-diffusers"}
+    assert unpinned == {
+        "thibaud/controlnet-sd21-hed-diffusers",
+        "xinsir/controlnet-union-sdxl-1.0",
+        "alibaba-pai/Z-Image-Turbo-Fun-Controlnet-Union/"
+        "Z-Image-Turbo-Fun-Controlnet-Union.safetensors",
+        "InstantX/Qwen-Image-ControlNet-Union",
+        "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0",
+        "stabilityai/stable-diffusion-3.5-large-controlnet-canny",
+    }
 
 
 def preset_of(folder):
