@@ -133,7 +133,7 @@ def test_a_mutant_read_has_the_promised_shape(decoder, corpus, seed, size):
         assert sketch is None or sketch.shape == (found.height, found.width)
         scale = 8 if found.base is None else 1
         assert color is None or color.shape == (found.height // scale, found.width // scale, 3)
-        assert all(0 <= token_id < decoder.generator.vocab_size for token_id in prompt.ids)
+        assert all(0 <= token_id < len(decoder.generator.tokenizer) for token_id in prompt.ids)
 
 
 @pytest.mark.parametrize("first", [0x00, 0x7F, 0x80, 0xFF])
@@ -181,7 +181,7 @@ def test_a_coded_size_that_the_presets_encoder_never_writes_is_refused(decoder):
 
 
 def test_more_ids_than_the_generator_takes_are_refused(decoder):
-    words, longest = decoder.generator.vocab_size, decoder.generator.longest_prompt
+    words, longest = len(decoder.generator.tokenizer), decoder.generator.longest_prompt
     fitting = stream(decoder, (64, 64), text_codec.encode([5] * longest, words), None, 0)
     assert len(decoder.conditions(fitting).prompt.ids) == longest
     text = text_codec.encode([5] * (longest + 1), words)
