@@ -256,7 +256,7 @@ def test_drawn_together_and_alone_agree_to_a_level(row, monkeypatch):
     pictures = {}
     for together in (1, 2):
         encoder = SimpleNamespace(decoder=decoder)
-        evaluator = Evaluator(None, encoder, None, {}, Stopwatch(), "cpu", together)
+        evaluator = Evaluator(encoder, None, {}, Stopwatch(), "cpu", together)
         for work in works:
             evaluator.unpack(work)
         drawn = []

@@ -415,14 +415,11 @@ def refusing(method, folder: Path):
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, {root!r})
-from common.files import write
-def half(path, content):
-    with path.open("wb") as file:
-        file.write(content[: len(content) // 2])
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-pathlib.Path.write_bytes = half
-write(pathlib.Path({path!r}), bytes(5000))
+from common.files import write_parts
+def half():
+    yield bytes(50_000)  # more than is kept in memory
+    os.kill(os.getpid(), signal.SIGKILL)
+write_parts(pathlib.Path({path!r}), half())
 """
 
 
@@ -436,7 +433,7 @@ def test_killed_in_the_middle_of_a_write(old, tmp_path):
     assert killed.returncode == -9
     assert (path.read_bytes() if path.exists() else None) == old
     (half,) = [other for other in tmp_path.iterdir() if other != path]
-    assert half.name.startswith(".") and half.stat().st_size == 2500
+    assert half.name.startswith(".") and half.stat().st_size == 50_000
     write(path, png(COLOR))
     assert Image.open(path).size == (120, 80)
 
