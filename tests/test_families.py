@@ -296,16 +296,3 @@ def test_several_controlnets_get_the_same_sketch(tmp_path):
     qwen = dataclasses.replace(qwen, more_controlnets=qwen.controlnet)
     with pytest.raises(PresetError, match="only one QwenImageControlNetModel"):
         Decoder(qwen).generator.identity(True)
-
-
-def test_a_controlnet_in_one_file_draws_as_its_folder_does(tmp_path):
-    """With the configuration beside it; its name is that of its weights."""
-    row = family_preset(tmp_path, "flux")
-    file = tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors"
-    drawn, names = [], []
-    for source in (row.controlnet[0], str(file)):
-        generator = load_generator(dataclasses.replace(row, controlnet=(source,)), "cpu")
-        drawn += generator.generate(TEXT, [7], *SIZE, lines(20))
-        names.append(generator.identity(True, naming="content"))
-    assert np.array_equal(*drawn)
-    assert names[0] == names[1]
