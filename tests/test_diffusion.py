@@ -6,12 +6,14 @@ python -m pytest tests/test_diffusion.py
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import checkpoints
 from helpers.checkpoints import VOCAB_SIZE, local_preset, make_stable_diffusion
+from helpers.pictures import difference, sketch_of
 from safetensors.torch import load_file, save_file
 
 from common import weights
@@ -39,14 +41,7 @@ def row(tmp_path):
     return local_preset(tmp_path, "sd21")
 
 
-def lines(*rows):
-    sketch = np.zeros(SIZE, np.uint8)
-    sketch[list(rows)] = 255
-    return sketch
-
-
-def difference(one, other):
-    return np.abs(one.astype(int) - other.astype(int))
+lines = partial(sketch_of, SIZE)
 
 
 def seen_by(module, monkeypatch, record):

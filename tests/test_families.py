@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import diffusers
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from einops import rearrange
 from helpers.checkpoints import local_preset
 from helpers.family_checkpoints import MAKERS, family_preset
+from helpers.pictures import difference, sketch_of
 from PIL import Image, ImageEnhance
 
 from codec import Decoder, Encoder, EncoderConfig
@@ -47,14 +49,7 @@ def generator(row):
     return load_generator(row, "cpu")
 
 
-def lines(*rows):
-    sketch = np.zeros(SIZE, np.uint8)
-    sketch[list(rows)] = 255
-    return sketch
-
-
-def difference(one, other):
-    return np.abs(one.astype(int) - other.astype(int))
+lines = partial(sketch_of, SIZE)
 
 
 def prompt_of(generator, text=TEXT):
