@@ -91,7 +91,7 @@ class Decoder:
 
     @cached_property
     def _refine(self) -> Callable[..., np.ndarray]:
-        """What adds detail to reconstructions, loaded with the first colors."""
+        """What adds detail to reconstructions with colors, loaded when it is first needed."""
         from diffusion.refiner import load_refiner
 
         return load_refiner(self.preset, self.device)
@@ -153,6 +153,8 @@ class Decoder:
         too, NAMINGS.
         """
         color = layers.color or layers.base
+        if color and self.preset.consistency and self.preset.refiner:
+            self._refine  # noqa: B018 - loaded with the other models, before workers are forked
         named = hashlib.sha256(self._prompt_codecs[words].digest)
         named.update(self.generator.identity(layers.sketch > 0, color, naming))
         named.update(color_codec.identity())

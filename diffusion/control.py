@@ -74,10 +74,10 @@ def control_tensor(
         )
     edges = torch.zeros(1, 1, height, width)
     if sketch is not None:
-        edges = _planes(sketch[..., None])
+        edges = planes(sketch[..., None])
     colors = torch.zeros(1, 3, height // COLOR_SCALE, width // COLOR_SCALE)
     if color is not None:
-        colors = 2 * _planes(color) - 1
+        colors = 2 * planes(color) - 1
     flags = torch.tensor([float(sketch is not None), float(color is not None)])
     flags = flags[None, :, None, None].expand(1, 2, height // side, width // side)
     folded = [_space_to_depth(edges, side), _space_to_depth(colors, side // COLOR_SCALE)]
@@ -145,7 +145,7 @@ def _picture(sketch: np.ndarray, control: str, signed: bool) -> torch.Tensor:
     """Return the sketch as (1, 1, H, W)."""
     if control == SHARPENED:
         sketch = np.asarray(ImageEnhance.Sharpness(Image.fromarray(sketch)).enhance(SHARPNESS))
-    plane = _planes(sketch[..., None])
+    plane = planes(sketch[..., None])
     if control == WIDE:
         return 127.5 * plane + 0.5
     return 2 * plane - 1 if signed else plane
@@ -159,7 +159,7 @@ def _size(sketch: np.ndarray | None, color: np.ndarray | None) -> tuple[int, int
     return COLOR_SCALE * height, COLOR_SCALE * width
 
 
-def _planes(image: np.ndarray) -> torch.Tensor:
+def planes(image: np.ndarray) -> torch.Tensor:
     """Return an image (H, W, C) of 0..255 as (1, C, H, W) float32 in 0..1."""
     scaled = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
     return rearrange(scaled, "h w c -> 1 c h w")

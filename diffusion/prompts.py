@@ -96,7 +96,6 @@ class TextPrompts:
 
     def __init__(self, tokenizer: CLIPTokenizer, family: Family):
         self.tokenizer = tokenizer
-        self.vocab_size = len(tokenizer)
         self._family = family
 
     def longest(self, suffix: str) -> int:

@@ -10,6 +10,7 @@ pixel shuffle, whose period the eye sees (docs/metrics.md). Trained by tiny/trai
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 
 from common.weights import UnavailableError, from_mirrors
 from diffusion.consistency import enlarged, low_band
+from diffusion.control import planes
 from diffusion.library import ConfigMixin, ModelMixin, register_to_config
+from diffusion.loading import refuse_missing, without_data
 from presets import Preset, PresetError, cure
-from pretrained.model_folders import check_config, one_error
+from pretrained.model_folders import check_config, check_size, local_folder, one_error
 
 FOLD = 4  # pixels, each way, to one of the first feature map
 INPUTS = 9  # planes: reconstruction, colors, sketch; whether they are a map's, whether there is one
@@ -70,16 +73,16 @@ class Refiner(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.last.weight)  # an untrained refiner changes nothing
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, planes: Tensor) -> Tensor:
+    def forward(self, given: Tensor) -> Tensor:
         """Return what is added, float32 (N, 3, H, W) in units of 255, for `planes_of`'s."""
-        quarter = self.quarter(self.stem(F.pixel_unshuffle(planes, FOLD)))
+        quarter = self.quarter(self.stem(F.pixel_unshuffle(given, FOLD)))
         eighth = self.eighth(self.down1(quarter))
         sixteenth = self.sixteenth(self.down2(eighth))
         eighth = self.eighth_up(eighth + _doubled(self.up1(sixteenth)))
         quarter = self.quarter_up(quarter + _doubled(self.up2(eighth)))
         half = F.silu(self.to_half(_doubled(F.silu(quarter))))
         half = half + F.silu(self.halves(half))
-        full = F.silu(self.to_full(_doubled(half)) + self.detail(planes))
+        full = F.silu(self.to_full(_doubled(half)) + self.detail(given))
         return self.last(full)
 
 
@@ -117,8 +120,12 @@ def load_refiner(preset: Preset, device: str) -> Refine:
     def load(source: str, revision: str | None, local_files_only: bool) -> Refiner:
         where = {"revision": revision, "local_files_only": local_files_only}
         with one_error("refiner", PresetError, UnavailableError):
-            check_config(Refiner.load_config(source, **where))
-            return Refiner.from_pretrained(source, low_cpu_mem_usage=False, **where)
+            config = Refiner.load_config(source, **where)
+            check_config(config)
+            check_size(local_folder(source), partial(Refiner.from_config, config))
+            network = Refiner.from_pretrained(source, low_cpu_mem_usage=True, **where)
+            refuse_missing("network", without_data(network))
+        return network
 
     what = f"preset {preset.name}: refiner"
     network = from_mirrors(load, preset.refiner, what, cure(preset.name))
@@ -127,25 +134,19 @@ def load_refiner(preset: Preset, device: str) -> Refine:
     def refine(image: np.ndarray, color: np.ndarray, sketch: np.ndarray | None) -> np.ndarray:
         height, width = image.shape[:2]
         is_map = color.shape != image.shape
-        colors = _tensor(color)
+        colors = planes(color)
         if is_map:
             colors = enlarged(colors).clamp(0, 1)
         lines = np.zeros((height, width), np.uint8) if sketch is None else sketch
         flags = torch.tensor([[is_map, sketch is not None]], dtype=torch.float32)
-        given = _tensor(image), colors, _tensor(lines[..., None]), flags
+        given = planes(image), colors, planes(lines[..., None]), flags
         with torch.no_grad():
-            return _pixels(refined(network, *(each.to(device) for each in given)))
+            return pixels_of(refined(network, *(each.to(device) for each in given)))
 
     return refine
 
 
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """Return uint8 (H, W, C) as float32 (1, C, H, W) in 0..1."""
-    planes = torch.from_numpy(pixels.astype(np.float32)) / 255
-    return rearrange(planes, "h w c -> 1 c h w").contiguous(memory_format=torch.channels_last)
-
-
-def _pixels(image: Tensor) -> np.ndarray:
+def pixels_of(image: Tensor) -> np.ndarray:
     """Return float (1, 3, H, W) in 0..1 as uint8 (H, W, 3)."""
     levels = image.clamp(0, 1).mul(255).round().to(torch.uint8)
     return rearrange(levels, "1 c h w -> h w c").cpu().numpy()

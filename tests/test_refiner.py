@@ -4,13 +4,16 @@ python -m pytest tests/test_refiner.py
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from codec.decoder import Conditions, Decoder
+from common.weights import UnavailableError
 from diffusion.consistency import SCALE
 from diffusion.refiner import Refiner, load_refiner
 from evaluation.flags import parser, row_of
@@ -60,6 +63,21 @@ def test_it_looks_at_all_that_was_sent_and_keeps_the_low_band(tmp_path, image, s
     change = plain.astype(float) - image
     blocks = change.reshape(128 // SCALE, SCALE, 192 // SCALE, SCALE, 3).mean((1, 3))
     assert np.abs(blocks).mean() < 0.2 * np.abs(change).mean()
+
+
+def test_one_that_lacks_weights_or_asks_for_too_many_is_refused(tmp_path):
+    preset = saved(tmp_path, trained=True)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    whole = load_file(weights)
+    save_file({name: value for name, value in whole.items() if name != "stem.bias"}, weights)
+    with pytest.raises(UnavailableError, match="lacks 1 weights"):
+        load_refiner(preset, "cpu")
+    save_file(whole, weights)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["widths"] = [20_000] * 5
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnavailableError, match="refiner"):
+        load_refiner(preset, "cpu")
 
 
 def test_the_decoder_refines_what_has_colors(tmp_path, image):

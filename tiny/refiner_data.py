@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import color_codec
 from annotator import load_annotator
 from codec import Decoder
 from codec.decoder import Conditions
+from diffusion.consistency import enlarged
+from diffusion.control import planes
+from diffusion.refiner import pixels_of
 from models_ntc import load_base_codec, load_sketch_codec
 from presets import get_preset
 from text_codec.prompt import NO_PROMPT, Prompt
@@ -134,11 +136,7 @@ class Maker:
 
 def _enlarged(color: np.ndarray) -> np.ndarray:
     """Return a color map, uint8 (h, w, 3), at the size of the image, as the refiner sees it."""
-    from diffusion.consistency import enlarged
-
-    planes = torch.from_numpy(color.astype(np.float32)).permute(2, 0, 1)[None]
-    large = enlarged(planes)[0].clamp(0, 255).round()
-    return large.permute(1, 2, 0).to(torch.uint8).numpy()
+    return pixels_of(enlarged(planes(color)))
 
 
 def append(folder: Path, maker: Maker, pool: list[int], count: int) -> None:
