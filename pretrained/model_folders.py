@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrained.charsmap import check_charsmap
 from pretrained.libraries import without_memory
 
 MAX_FILES = 2000  # of a folder and the folders in it
@@ -168,6 +167,8 @@ def _check_object(config: dict) -> None:
         if "/" in str(config.get(key)):
             raise ValueError(f"{key} names code of the hub: remove it")
     if config.get("type") == MAPPING_NORMALIZER:
+        from pretrained.charsmap import check_charsmap
+
         check_charsmap(config.get("precompiled_charsmap"))
 
 
