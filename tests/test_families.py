@@ -227,6 +227,27 @@ def test_a_file_decodes_in_a_process_of_its_own(tmp_path, name):
         assert difference(drawn, here.image).max() <= 1
 
 
+def test_the_preset_folder_of_the_readme_draws_with_a_controlnet_of_ones_own(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    lines_of_readme = text[text.index('    {"base": "sdxl"') :].split("\n\n")[0]
+    content = json.loads(lines_of_readme)
+    assert len(lines_of_readme.splitlines()) == 5
+    row = family_preset(tmp_path, "sdxl")
+    weights = tmp_path / "weights"
+    shutil.copytree(row.generator[0], weights / "my_sdxl")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(weights / "my_sdxl" / "unet")
+    diffusers.ControlNetModel.from_unet(unet).save_pretrained(weights / "my_controlnet")
+    small = {"clip": "clip", "short_side": 64, "steps": 2}
+    (tmp_path / "preset.json").write_text(json.dumps(content | small))
+    row = get_preset(tmp_path)
+    encoder = Encoder(row, EncoderConfig(candidates=1, prompt=PromptOptions(text="a red barn")))
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    (data,) = encoder.encode([image])
+    decoded = Decoder(row).decode(data)
+    assert decoded.image.shape == image.shape
+    assert decoded.conditions.sketch is not None
+
+
 @pytest.mark.parametrize("name", TEXT_ROWS)
 def test_searched_ids_are_given_as_text_at_both_ends(tmp_path, name):
     row = family_preset(tmp_path, name)
