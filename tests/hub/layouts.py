@@ -28,6 +28,7 @@ from annotator.hed import HED
 from presets import PRESETS
 
 CONFIG_OF_ONE_FILE = "hlky/Z-Image-Turbo-Fun-Controlnet-Union"  # named by diffusers
+LARGE = ("flux", "qwen", "sd35")
 GONE = PRESETS["sd21"].generator[0].partition("@")[0]
 ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 NARROW = ((8, 2), (8, 2), (8, 3), (8, 3), (8, 3))  # blocks of ControlNetHED
@@ -80,7 +81,7 @@ PROCESSOR = {
 
 
 def make_repositories(folder: Path) -> dict[str, str]:
-    """Make all that four presets name; return the commit of each repository."""
+    """Make all that the presets of the hub name; return the commit of each repository."""
     sd21, sd15, sdxl, zimage = (PRESETS[name] for name in ("sd21", "sd15", "sdxl", "zimage"))
     commits = {}
     for source, make, style in (
@@ -97,6 +98,8 @@ def make_repositories(folder: Path) -> dict[str, str]:
         (zimage.generator[0], z_image, ""),
         (zimage.controlnet[0].rpartition("/")[0], one_file_controlnet, ""),
         (CONFIG_OF_ONE_FILE, config_of_one_file, ""),
+        *((PRESETS[name].generator[0], large, name) for name in LARGE),
+        *((PRESETS[name].controlnet[0], controlnet_of_large, name) for name in LARGE),
     ):
         name, _, commit = source.partition("@")
         make(folder / name, style)
@@ -240,6 +243,28 @@ def z_image(folder: Path, _: str) -> None:
         getattr(pipeline, part).save_pretrained(folder / part, max_shard_size="50KB")
         assert len(list((folder / part).glob("*-of-*.safetensors"))) > 1
     _fill(folder / "assets" / "showcase.jpg")
+
+
+def large(folder: Path, name: str) -> None:
+    """Make a model whose transformer and largest text encoder are in several files.
+
+    Beside them lie the same weights in the files of its authors.
+    """
+    pipeline, _ = MAKERS[name]()
+    pipeline.save_pretrained(folder)
+    last = max(part for part in pipeline.components if part.startswith("text_encoder"))
+    for part in ("transformer", last):
+        for file in (folder / part).glob("*.safetensors"):
+            file.unlink()
+        getattr(pipeline, part).save_pretrained(folder / part, max_shard_size="50KB")
+    for file in ("flux1-dev.safetensors", "ae.safetensors", "sd3.5_large.safetensors"):
+        _fill(folder / file)
+
+
+def controlnet_of_large(folder: Path, name: str) -> None:
+    """Make a ControlNet in the layout of diffusers."""
+    _, model = MAKERS[name]()
+    model.save_pretrained(folder)
 
 
 def one_file_controlnet(folder: Path, _: str) -> None:

@@ -99,7 +99,7 @@ def run_here(command: list[str]) -> tuple[int, str]:
 def main() -> None:
     """Run the scripts that standard input names, a JSON list a line."""
     sys.path[0] = str(ROOT)  # as for a script of the root
-    make_smaller(("sd21", "sd15", "sdxl", "zimage"))
+    make_smaller(("sd21", "sd15", "sdxl", "zimage", "flux", "qwen", "sd35"))
     for line in sys.stdin:
         print(json.dumps(run_here(json.loads(line))), flush=True)
 

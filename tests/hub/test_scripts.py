@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bitstream
-from hub.layouts import CONFIG_OF_ONE_FILE, GONE
+from hub.layouts import CONFIG_OF_ONE_FILE, GONE, LARGE
 from hub.scripts import ROOT, Scripts
 from hub.server import sha256
 from presets import PRESETS
@@ -52,6 +52,7 @@ MORE_OF_SDXL = [
     "tokenizer_2/special_tokens_map.json",
     "vae_1_0/diffusion_pytorch_model.safetensors",
 ]
+BESIDE_LARGE = {"flux1-dev.safetensors", "ae.safetensors", "sd3.5_large.safetensors"}
 BESIDE_Z_IMAGE = {".gitattributes", "README.md", "assets/showcase.jpg"}
 BIN_CONTROLNET = ["config.json", "diffusion_pytorch_model.bin"]
 CONTROLNET = ["config.json", "diffusion_pytorch_model.safetensors"]
@@ -230,6 +231,20 @@ def test_without_a_network_the_cache_is_used(online, environment, photos, tmp_pa
     assert ended.status == 0, ended.stderr
     (made,) = tmp_path.rglob("*.pics")
     assert made.read_bytes() == (online[0] / made.relative_to(tmp_path)).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", LARGE)
+def test_the_largest_models_are_fetched_and_drawn_with(environment, photos, tmp_path, preset, hub):
+    """8 s each."""
+    hub.requests.clear()
+    with Scripts(environment) as scripts:
+        for run in ("PICS", "decode"):
+            ended = scripts.run(*commands(f"{run} {preset}", photos, tmp_path))
+            assert ended.status == 0, ended.stderr
+    assert not [file for _, file in fetched(hub.requests) if file in BESIDE_LARGE]
+    drawn = tmp_path / f"PICS_{preset}_{photos.name}" / "portrait_recon.png"
+    assert (tmp_path / f"{preset}.png").read_bytes() == drawn.read_bytes()
 
 
 @pytest.mark.slow
