@@ -5,10 +5,10 @@
 
     accelerate launch --num_processes 4 train_controlnet.py ...     # four GPUs, or several hosts
 
-Prompts, sketches and decoded sketches are made once and kept in RUN/conditions, the state of the
-training in RUN/state.pt (`--run`; default: runs/controlnet_NAME). The same command goes on after a
-stop, with the losses of a training that was never stopped. Ctrl-C, SIGTERM and --max_seconds end
-it after the current step. RUN/logs is for TensorBoard, RUN/sheet.png shows held-out photographs.
+Prompts, sketches and decoded sketches are made once and kept in WORK/conditions, the state of the
+training in WORK/state.pt (`--work`; default: runs/controlnet_NAME). The same command goes on after
+a stop, with the losses of a training that was never stopped. Ctrl-C, SIGTERM and --max_seconds end
+it after the current step. WORK/logs is for TensorBoard, WORK/sheet.png shows held-out photographs.
 The last line on stdout is JSON with their error before and after. More: docs/control_training.md.
 """
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     message = wrong(args)
     if message:
         parser.error(message)
-    args.run = args.run or Path("runs") / f"controlnet_{args.output.resolve().name}"
+    args.work = args.work or Path("runs") / f"controlnet_{args.output.resolve().name}"
     return args
 
 
@@ -53,7 +53,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     help_output = "folder of the result, for --preset"
     add("--output", type=Path, required=True, metavar="DIR", help=help_output)
     help_run = "folder of conditions, state and logs (default: runs/controlnet_NAME)"
-    add("--run", type=Path, metavar="DIR", help=help_run)
+    add("--work", type=Path, metavar="DIR", help=help_run)
     help_range = (
         "range of lambdas of the decoded sketches; the whole range of the codec if not given"
     )
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace, held: ExitStack) -> int:
     if args.control:
         preset = dataclasses.replace(preset, control=args.control)
     if is_rank_0():
-        held.enter_context(locked(args.run))
+        held.enter_context(locked(args.work))
     job = setup.prepare(args, preset, linear_encoder(preset))
     result = setup.train_and_write(args, job)
     if not job.accelerator.is_main_process:

@@ -79,7 +79,7 @@ class Conditions:
         if differing:
             raise ValueError(
                 f"{files.printable(folder)} holds conditions of other settings "
-                f"({', '.join(differing)}): choose another --run"
+                f"({', '.join(differing)}): choose another --work"
             )
         files.write(file, json.dumps(now, indent=1).encode())
 

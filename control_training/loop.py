@@ -134,7 +134,7 @@ class Training:
         if state["identity"] != self.identity():
             raise ValueError(
                 f"{printable(self.folder)} holds the state of another training "
-                f"({state['identity']}): choose another --run"
+                f"({state['identity']}): choose another --work"
             )
         self.plain.load_state_dict(state["model"])
         self.raw_optimizer.load_state_dict(state["optimizer"])

@@ -42,7 +42,7 @@ def prepare(args: argparse.Namespace, preset: Preset, encode: Callable | None) -
     samples = load_samples(args.data_root, args.dataset, preset.short_side)
     split(samples.names)
     settings = settings_of(args, preset)
-    conditions = Conditions(args.run / "conditions", settings)
+    conditions = Conditions(args.work / "conditions", settings)
     accelerator = make_accelerator(args)
     check_sharing(args, accelerator.num_processes)
     device = str(accelerator.device)
@@ -86,7 +86,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         cpu=args.device == "cpu",
         gradient_accumulation_steps=accumulation(args),
         log_with=trackers,
-        project_config=ProjectConfiguration(str(args.run), logging_dir=str(args.run)),
+        project_config=ProjectConfiguration(str(args.work), logging_dir=str(args.work)),
     )
     accelerator.init_trackers("logs")
     return accelerator
@@ -176,7 +176,7 @@ def train_and_write(args: argparse.Namespace, job: Job) -> Result:
     accelerator = job.accelerator
     controlnet = load_start(job.base.preset, job.base, args.start)
     plan = plan_of(args, accelerator.num_processes)
-    training = Training(accelerator, job.base, controlnet, crops_of(args, job), plan, args.run)
+    training = Training(accelerator, job.base, controlnet, crops_of(args, job), plan, args.work)
     result = train(training, job.held_out)
     if accelerator.is_main_process:
         training.average.copy_to(training.plain.parameters())
