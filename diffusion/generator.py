@@ -223,8 +223,6 @@ class Generator:
         family = family_of_pipeline(pipeline)
         self.dtype = getattr(torch, family.dtype) if half else torch.float32
         pipeline.to(self._home, self.dtype)
-        if half:  # on a CPU sums would be rounded otherwise than before
-            pipeline.vae.to(memory_format=torch.channels_last)
         without_chance(pipeline.vae)
         self._prepare(getattr(pipeline, family.network))
         check_samplers(self.preset, family)
