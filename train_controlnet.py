@@ -19,12 +19,16 @@ import math
 import signal
 import sys
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.files import complain, printable, say
 from common.weights import UnavailableError
 from presets import PresetError, get_preset
+from presets.row import PICTURES, PLAIN, PROMPTS_FROM
 from pretrained.libraries import training_packages
+
+SHARPENED = PICTURES[0]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,14 +61,12 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     help_range = (
         "range of lambdas of the decoded sketches; the whole range of the codec if not given"
     )
-    add("--lambda_range", type=float, nargs=2, metavar=("LO", "HI"), help=help_range)
-    prompts = ("search", "caption", "none")
-    add("--prompt", choices=prompts, default="search", help="where the prompts come from")
+    add("--lam_range", type=float, nargs=2, metavar=("LO", "HI"), help=help_range)
+    prompts = (*PROMPTS_FROM, "none")
+    help_prompt = "where the prompts come from; the preset's if not given"
+    add("--prompt", choices=prompts, help=help_prompt)
     help_steps = "steps of the prompt search; the preset's if not given"
     add("--prompt_steps", type=int, metavar="N", help=help_steps)
-    help_start = "start from the preset's ControlNet, or from a copy of the UNet's encoder"
-    add("--start", choices=("controlnet", "unet"), default="controlnet", help=help_start)
-    add("--control", help="control image, as in preset.json; the preset's if not given")
     add("--clean", type=float, default=0.25, help="fraction of samples with the uncoded sketch")
     help_drop = "fraction of samples without a prompt"
     add("--drop_prompt", type=float, default=0.1, help=help_drop)
@@ -81,8 +83,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, default=4, help="samples in a step, over all devices")
     help_micro = "samples at once on a device; as many as a step has if not given"
     add("--micro_batch", type=int, help=help_micro)
-    add("--learning_rate", type=float, default=1e-5, help="learning rate after the warm-up")
-    add("--warmup", type=int, default=0, help="steps until the full learning rate")
+    add("--learning_rate", type=float, default=1e-5, help="learning rate")
     add("--ema_decay", type=float, default=0.999, help="decay of the averaged weights")
     help_memory = "compute activations twice, which takes less memory"
     add("--gradient_checkpointing", action="store_true", help=help_memory)
@@ -105,12 +106,15 @@ def wrong(args: argparse.Namespace) -> str:
         value = getattr(args, name)
         if value is not None and value < 1:
             return f"--{name} {value}: give 1 or more"
-    for name in ("warmup", "readers", "workers", "seed"):
+    for name in ("readers", "workers", "seed"):
         if getattr(args, name) < 0:
             return f"--{name} {getattr(args, name)}: must not be negative"
     for name in ("clean", "drop_prompt", "ema_decay"):
         if not 0 <= getattr(args, name) <= 1:
             return f"--{name} {getattr(args, name)}: give 0 to 1"
+    for name, package in (("adam_8bit", "bitsandbytes"), ("wandb", "wandb")):
+        if getattr(args, name) and find_spec(package) is None:
+            return f"--{name} needs {package}, which is not installed: pip install {package}"
     for name in ("learning_rate", "max_seconds"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
@@ -150,18 +154,16 @@ def run(args: argparse.Namespace, held: ExitStack) -> int:
     from evaluation.processes import is_rank_0
 
     preset = get_preset(args.preset)
-    if args.control:
-        preset = dataclasses.replace(preset, control=args.control)
+    if preset.control == SHARPENED:  # which was for sketches that no ControlNet was trained on
+        preset = dataclasses.replace(preset, control=PLAIN)
     if is_rank_0():
         held.enter_context(locked(args.work))
     job = setup.prepare(args, preset, linear_encoder(preset))
     result = setup.train_and_write(args, job)
-    if not job.accelerator.is_main_process:
-        return 0
-    if result.interrupted:
-        complain(f"stopped after step {result.steps}: start it again to go on")
-        return 130
-    say(json.dumps({"output": printable(args.output), **dataclasses.asdict(result)}))
+    if result is None:
+        raise KeyboardInterrupt
+    if is_rank_0():
+        say(json.dumps({"output": printable(args.output), **dataclasses.asdict(result)}))
     return 0
 
 

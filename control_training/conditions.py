@@ -24,18 +24,21 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common import files
 from dataloaders import ImageError, Samples
 from presets import Preset
+from text_codec.prompt import NO_PROMPT, Prompt, PromptCodec
+
+if TYPE_CHECKING:
+    from diffusion.generator import Generator
 
 RATES = 12  # lambdas, geometrically over the range
 COLOR_BYTES = (40, 60, 80, 110, 150)  # of the color maps, as in the training of `tiny`
 TOGETHER = 16  # prompts searched in one batch
-MAX_SETTINGS_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Given(NamedTuple):
     """The conditions of one photograph."""
 
     ids: list[int]  # of the prompt, without the preset's suffix
+    text: str  # the same prompt
     clean: np.ndarray
     decoded: np.ndarray
     color: np.ndarray | None
@@ -85,10 +89,11 @@ class Conditions:
 
     def __getitem__(self, name: str) -> Given:
         """Return the conditions of a photograph. Raises OSError or ValueError for broken files."""
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as held:
+        with np.load(self._file(name, ".npz"), allow_pickle=False) as held:
             color = held["color"] if "color" in held.files else None
             planes = held["clean"], held["decoded"], color
-        return Given(files.read_json(self.folder / f"{name}.json")["ids"], *planes)
+        prompt = files.read_json(self._file(name, ".json"))
+        return Given(prompt["ids"], prompt["text"], *planes)
 
     def lacking(self, names: Sequence[str], ending: str) -> list[int]:
         """Return the indices of the photographs without a file of this ending."""
@@ -119,11 +124,14 @@ class Conditions:
                 pool.shutdown(cancel_futures=True)
 
     def write_prompts(
-        self, samples: Samples, todo: Sequence[int], find: Callable[[list[np.ndarray]], list]
+        self,
+        samples: Samples,
+        todo: Sequence[int],
+        find: Callable[[list[np.ndarray]], list[Prompt]],
     ) -> Iterator[str]:
         """Write the prompts of some photographs; yield their names.
 
-        find: images -> token ids of their prompts.
+        find: images -> their prompts.
         """
         for start in range(0, len(todo), TOGETHER):
             readable = {}
@@ -133,9 +141,9 @@ class Conditions:
                 except ImageError:  # `write_sketches` has told it
                     continue
             found = find(list(readable.values()))
-            for name, ids in zip(readable, found, strict=True):
-                content = json.dumps({"ids": [int(token) for token in ids]})
-                files.write(self._file(name, ".json"), content.encode())
+            for name, prompt in zip(readable, found, strict=True):
+                content = {"ids": list(map(int, prompt.ids)), "text": prompt.text}
+                files.write(self._file(name, ".json"), json.dumps(content).encode())
                 yield name
 
     def _file(self, name: str, ending: str) -> Path:
@@ -202,22 +210,21 @@ def decoded_colors(image: np.ndarray, budget: int) -> np.ndarray:
 
 
 def load_finder(
-    preset: Preset, settings: Settings, tokenizer, max_tokens: int, device: str
-) -> Callable[[list[np.ndarray]], list]:
-    """Return images -> token ids of prompts, as the encoder finds them.
+    preset: Preset, settings: Settings, generator: "Generator"
+) -> Callable[[list[np.ndarray]], list[Prompt]]:
+    """Return images -> prompts, as a file's decoder reads them.
 
-    tokenizer, max_tokens: of the text-to-image model. Raises UnavailableError if CLIP or captioner
-    cannot be had.
+    Raises UnavailableError if CLIP or captioner cannot be had.
     """
     if settings.prompt == "none":
-        return lambda images: [[] for _ in images]
+        return lambda images: [NO_PROMPT] * len(images)
     from prompt_inversion.clip import load_clip
     from prompt_inversion.options import PromptOptions
     from prompt_inversion.prompter import Prompter
-    from text_codec.prompt import PromptCodec
 
-    clip = load_clip(preset.clip, device)
+    clip = load_clip(preset.clip, str(generator.device))
     options = PromptOptions(source=settings.prompt, steps=settings.prompt_steps, seed=settings.seed)
-    prompter = Prompter(options, preset, clip, PromptCodec(tokenizer, max_tokens))
+    codec = PromptCodec(generator.tokenizer, generator.longest_prompt)
+    prompter = Prompter(options, preset, clip, codec)
     prompter.search = dataclasses.replace(prompter.search, progress=False)
-    return lambda images: [found.ids for found in prompter.find(images)]
+    return lambda images: [codec.decode(found.payload) for found in prompter.find(images)]

@@ -1,14 +1,15 @@
 """The frozen text-to-image model, the ControlNet that is trained, and what it learns to predict.
 
-    base = load_base(get_preset("sd21"), "cpu")
-    controlnet = load_start(get_preset("sd21"), base, "controlnet")
-    noised = Noising(base.pipeline.scheduler)(latents, noise, places)
+    base = load_base(get_preset("sd21"), torch.device("cpu"))
+    loss = base.loss(batch)
 
-For models of the family of Stable Diffusion 1 and 2.
+A model of any family runs as when sampling: a step of its own pipeline (diffusion/one_step.py).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,175 +17,96 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from common.weights import from_mirrors
-from diffusion.control import control_channels
-from diffusion.generator import framed
-from diffusion.library import (
-    ControlNetModel,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
-    VaeImageProcessor,
-    diffusers,
-    retrieve_latents,
-)
-from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline
-from presets import Preset, PresetError, cure
-from pretrained.libraries import lean
-from pretrained.model_folders import quietly
+from diffusion import load_generator
+from diffusion.generator import Generator
+from diffusion.latents import encoded, packed
+from diffusion.library import calculate_shift, diffusers
+from presets import Preset, PresetError
 
-STARTS = ("controlnet", "unet")  # what the ControlNet is before the first step
+FLOW = "flow_prediction"
+PREDICTIONS = ("epsilon", "v_prediction", FLOW)
+TIMESTEPS = 1000
 
 
-@dataclass(eq=False)
+class Batch(NamedTuple):
+    """Samples of one size, on the CPU."""
+
+    pixels: Tensor  # (N, 3, H, W) in -1..1
+    control: Tensor  # (N, C', H', W'), as `diffusion.control.control_tensor`
+    prompts: Sequence  # N prompts as the model is given them, or None for no prompt
+    noise: Tensor  # (N, C, h, w)
+    places: Tensor  # (N,), in 0..1: where on the way from image to noise
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Return some of the samples."""
+        return Batch(*(each[start:stop] for each in self))
+
+
 class Base:
-    """The frozen models of a preset.
+    """A preset's generator, frozen but for the ControlNet.
 
-    encode: pixels (N, 3, H, W) in -1..1 -> latents (N, C, h, w).
+    encode: pixels (N, 3, H, W) in -1..1 -> latents. autocast: to compute in bfloat16.
     """
 
-    preset: Preset
-    pipeline: StableDiffusionPipeline
-    encode: Callable[[Tensor], Tensor]
-    device: torch.device
-    autocast: bool  # whether networks compute in bfloat16
+    def __init__(self, generator: Generator, encode: Callable[[Tensor], Tensor], autocast: bool):
+        self.generator = generator
+        self.controlnet = generator.controlnet
+        self._encode = encode
+        self._autocast = autocast
+        side = generator.preset.short_side
+        _, height, width = generator.latents_size(side, side)
+        positions = height * width // generator.family.patch**2
+        self.noised = Noising(generator.pipeline.scheduler, positions)
 
     @property
-    def channels(self) -> int:
-        """The channels of its latents."""
-        return self.pipeline.unet.config.in_channels
+    def network(self) -> torch.nn.Module:
+        """The frozen network that runs at every step."""
+        return getattr(self.generator.pipeline, self.generator.family.network)
 
-    @property
-    def scale(self) -> int:
-        """Pixels to one of the latents, each way."""
-        return self.pipeline.vae_scale_factor
+    def computing(self) -> AbstractContextManager:
+        """Return the context in which the networks run."""
+        kind = self.generator.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self._autocast)
 
-    @property
-    def suffix(self) -> list[int]:
-        """The ids that the decoder appends to each prompt."""
-        return self.pipeline.tokenizer(self.preset.suffix, add_special_tokens=False).input_ids
-
-    @property
-    def max_tokens(self) -> int:
-        """The most ids of a prompt."""
-        return self._length - 2 - len(self.suffix)
-
-    @property
-    def _length(self) -> int:
-        longest = self.pipeline.text_encoder.config.max_position_embeddings
-        return min(self.pipeline.tokenizer.model_max_length, longest)
-
-    def row(self, ids: Sequence[int] | None) -> list[int]:
-        """Return the text encoder's input for a prompt, with the preset's suffix; None: nothing."""
-        whole = [] if ids is None else [*list(ids)[: self.max_tokens], *self.suffix]
-        return framed(whole, self.pipeline.tokenizer, self._length)
-
-    @property
-    def negative_row(self) -> list[int]:
-        """The text encoder's input for the preset's negative prompt."""
-        text = self.preset.negative_prompt
-        ids = self.pipeline.tokenizer(text, add_special_tokens=False).input_ids
-        return framed(ids, self.pipeline.tokenizer, self._length)
-
-    @torch.no_grad()
-    def embed(self, rows: Tensor) -> Tensor:
-        """Return the embeddings (N, L, D) of rows of ids (N, L)."""
-        return self.pipeline.text_encoder(rows.to(self.device)).last_hidden_state
-
-    def predict(
-        self, controlnet, noisy: Tensor, timesteps: Tensor, text: Tensor, control: Tensor
-    ) -> Tensor:
-        """Return what the UNet predicts with the ControlNet's help, like `noisy`."""
-        down, middle = controlnet(noisy, timesteps, text, control, return_dict=False)
-        return self.pipeline.unet(
-            noisy,
-            timesteps,
-            text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
-
-    def sampler(self, controlnet: ControlNetModel) -> StableDiffusionControlNetPipeline:
-        """Return the pipeline that the decoder samples with."""
-        parts = {**self.pipeline.components, "controlnet": controlnet}
-        kind = getattr(diffusers, self.preset.sketch_sampler)
-        parts["scheduler"] = kind.from_config(self.pipeline.scheduler.config)
-        pipeline = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
-        plain = VaeImageProcessor(do_resize=False, do_convert_rgb=False, do_normalize=False)
-        pipeline.control_image_processor = plain
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean squared error of what is predicted."""
+        generator = self.generator
+        device = generator.device
+        latents = self._encode(batch.pixels.to(device))
+        noisy, timesteps, target = self.noised(latents, batch.noise.to(device), batch.places)
+        given = noisy, timesteps, batch.prompts, batch.control.to(device)
+        with self.computing():
+            predicted = generator.predict(*given)
+        if generator.family.packed:
+            target = packed(target)
+        return F.mse_loss(predicted.float(), target.float())
 
 
 def load_base(
-    preset: Preset,
-    device: str,
-    autocast: bool = False,
-    encode: Callable[[Tensor], Tensor] | None = None,
+    preset: Preset, device: torch.device, bf16: bool, encode: Callable[[Tensor], Tensor] | None
 ) -> Base:
-    """Load a preset's text-to-image model, frozen.
+    """Load a preset's models: frozen, the ControlNet in float32.
 
-    autocast: networks compute in bfloat16; on a GPU, UNet and text encoder are kept in it too.
-    encode: in place of the VAE's encoder. Raises UnavailableError.
+    bf16: networks compute in bfloat16, and on a GPU the frozen ones but the VAE are kept in it.
+    encode: pixels -> latents, in place of the VAE's encoder. Raises UnavailableError, PresetError.
     """
-
-    @quietly(*LIBRARIES)
-    def load(source: str, revision: str | None, local_files_only: bool) -> StableDiffusionPipeline:
-        return load_pipeline(source, revision, local_files_only, what=preset.name)
-
-    with lean():
-        what = f"preset {preset.name}: text-to-image model"
-        pipeline = from_mirrors(load, preset.generator, what, cure(preset.name))
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.requires_grad_(False).eval().to(device)
-    if autocast and torch.device(device).type == "cuda":
-        pipeline.unet.to(torch.bfloat16)
-        pipeline.text_encoder.to(torch.bfloat16)
-    encode = encode or vae_encoder(pipeline.vae)
-    return Base(preset, pipeline, encode, torch.device(device), autocast)
-
-
-def vae_encoder(vae) -> Callable[[Tensor], Tensor]:
-    """Return pixels -> latents by the mode of a VAE, scaled as the UNet takes them."""
-
-    def encode(pixels: Tensor) -> Tensor:
-        latents = retrieve_latents(vae.encode(pixels.to(vae.device)), sample_mode="argmax")
-        return latents * vae.config.scaling_factor
-
-    return torch.no_grad()(encode)
-
-
-def load_start(preset: Preset, base: Base, start: str) -> ControlNetModel:
-    """Return the ControlNet before the first step, in float32 on the CPU.
-
-    start: one of STARTS: the preset's own ControlNet, or a copy of the UNet's encoder with zero
-    convolutions (Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models",
-    2023). Raises UnavailableError, or PresetError if it takes no such control image.
-    """
-    channels = control_channels(preset.control)
-    if start == "unet":
-        return ControlNetModel.from_unet(base.pipeline.unet, conditioning_channels=channels).float()
-
-    @quietly(*LIBRARIES)
-    def load(source: str, revision: str | None, local_files_only: bool) -> ControlNetModel:
-        return load_controlnet(source, revision, local_files_only, preset.name)
-
-    with lean():
-        what = f"preset {preset.name}: ControlNet"
-        controlnet = from_mirrors(load, preset.controlnet, what, cure(preset.name))
-    taken = controlnet.config.conditioning_channels
-    if taken != channels:
-        raise PresetError(
-            f"the ControlNet takes {taken} channels, "
-            f'but control "{preset.control}" gives {channels}'
-        )
-    return controlnet.float()
-
-
-# ---- noise and target
+    generator = load_generator(preset, device)
+    family = generator.family
+    controlnet = generator.controlnet
+    if family.controls[type(controlnet).__name__].shared:
+        raise PresetError(f"a ControlNet of {family.name} cannot be trained: it shares layers")
+    if preset.more_controlnets:
+        raise PresetError("only one ControlNet can be trained: the preset has more_controlnets")
+    generator.dtype = torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
+    for part in (family.network, *family.encoders):
+        getattr(generator.pipeline, part).requires_grad_(False).to(generator.dtype)
+    vae = generator.pipeline.vae.requires_grad_(False).float()
+    controlnet.float().requires_grad_(True)
+    return Base(generator, encode or partial(encoded, vae), bf16)
 
 
 class Noised(NamedTuple):
-    """Noisy latents, their timesteps (N,), and what the UNet is to predict."""
+    """Noisy latents, their timesteps (N,), and what the network is to predict."""
 
     noisy: Tensor
     timesteps: Tensor
@@ -194,50 +116,41 @@ class Noised(NamedTuple):
 class Noising:
     """Latents, noise and places in 0..1 -> noisy latents and target, as a scheduler says.
 
-    Its `prediction_type` decides: the noise ("epsilon"), the velocity ("v_prediction"; Salimans and
+    The target is the noise ("epsilon"; Ho et al., 2020), the velocity ("v_prediction"; Salimans and
     Ho, 2022), or the flow noise - latents (Lipman et al., 2023), whose noise levels are shifted as
-    when sampling (Esser et al., 2024). Raises PresetError for another one.
+    when sampling (Esser et al., 2024, equation 23). positions: of an image in the network, on which
+    some shifts depend. Raises PresetError for another target.
     """
 
-    def __init__(self, scheduler):
+    def __init__(self, scheduler, positions: int):
         config = scheduler.config
-        self.kind = config.get("prediction_type", "epsilon")
-        if type(scheduler).__name__.startswith("FlowMatch"):
-            self.kind = "flow_prediction"
-        if self.kind == "flow_prediction":
-            shift = config.get("flow_shift", config.get("shift", 1.0))
-            self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-                config.num_train_timesteps, shift=shift
-            )
-        elif self.kind in ("epsilon", "v_prediction"):
-            self.scheduler = diffusers.DDPMScheduler.from_config(config)
-        else:
+        is_flow = type(scheduler).__name__.startswith("FlowMatch")
+        self.kind = FLOW if is_flow else config.get("prediction_type", "epsilon")
+        if self.kind not in PREDICTIONS:
             raise PresetError(f"its scheduler predicts {self.kind}: that cannot be trained")
+        if self.kind == FLOW:
+            self.shift = shift_of(config, positions)
+        else:
+            self.scheduler = diffusers.DDPMScheduler.from_config(config)
 
     def __call__(self, latents: Tensor, noise: Tensor, places: Tensor) -> Noised:
-        """Return noisy latents at `places`, (N,) in 0..1, of the scheduler's timesteps."""
+        """Return noisy latents, (N, C, h, w) as `latents`; places: float (N,)."""
+        places = places.to(latents.device)
+        if self.kind == FLOW:
+            levels = self.shift * places / (1 + (self.shift - 1) * places)
+            each = rearrange(levels, "n -> n 1 1 1")
+            noisy = (1 - each) * latents + each * noise
+            return Noised(noisy, TIMESTEPS * levels, noise - latents)
         steps = (places * self.scheduler.config.num_train_timesteps).long()
-        if self.kind == "flow_prediction":
-            sigma = rearrange(self.scheduler.sigmas[steps], "n -> n 1 1 1").to(latents)
-            noisy = (1 - sigma) * latents + sigma * noise
-            timesteps = self.scheduler.timesteps[steps]
-            return Noised(noisy, timesteps.to(latents.device), noise - latents)
-        steps = steps.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, steps)
         if self.kind == "epsilon":
             return Noised(noisy, steps, noise)
         return Noised(noisy, steps, self.scheduler.get_velocity(latents, noise, steps))
 
 
-def loss_of(base: Base, controlnet, noising: Noising, batch: dict[str, Tensor]) -> Tensor:
-    """Return the mean squared error of what is predicted for a batch of `samples.Crops`."""
-    device = base.device
-    latents = base.encode(batch["pixels"]).to(device)
-    noised = noising(latents, batch["noise"].to(device), batch["place"])
-    kind = base.pipeline.unet.dtype
-    with torch.autocast(device.type, torch.bfloat16, enabled=base.autocast):
-        text = base.embed(batch["ids"])
-        control = batch["control"].to(device)
-        noisy = noised.noisy.to(kind)
-        predicted = base.predict(controlnet, noisy, noised.timesteps, text, control)
-    return F.mse_loss(predicted.float(), noised.target.float())
+def shift_of(config, positions: int) -> float:
+    """Return the shift of a flow's noise levels by the configuration of its sampler."""
+    if not config.get("use_dynamic_shifting"):
+        return config.get("flow_shift", config.get("shift", 1.0))
+    bounds = config.base_image_seq_len, config.max_image_seq_len
+    return math.exp(calculate_shift(positions, *bounds, config.base_shift, config.max_shift))

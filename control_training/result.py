@@ -12,7 +12,15 @@ from pathlib import Path
 from common.files import read_json, write
 from presets import PRESETS, Preset
 
-LICENSES = {"sd21": "openrail++", "sd15": "creativeml-openrail-m", "tiny": "mit"}  # of the bases
+# Of the bases; those of other rows are for whoever publishes the folder to name.
+LICENSES = {
+    "tiny": "mit",
+    "sd15": "creativeml-openrail-m",
+    "sd21": "openrail++",
+    "sdxl": "openrail++",
+    "zimage": "apache-2.0",
+    "qwen": "apache-2.0",
+}
 CARD = """---
 {front}---
 

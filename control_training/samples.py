@@ -1,7 +1,7 @@
 """Random crops of photographs with their conditions, by number: sample n is always the same.
 
-    crops = Crops(samples, names, conditions, base, options)
-    crops[17]["pixels"]
+    crops = Crops(samples, indices, conditions, options)
+    batch = together([crops[17], crops[18]])
 
 What is drawn for sample n depends on the seed and n alone. So a training that is resumed, or shared
 by several processes, sees the samples of one that was never stopped, in one process.
@@ -16,9 +16,10 @@ import torch
 from einops import rearrange
 from torch.utils.data import Dataset, Sampler
 
-from control_training.conditions import Conditions
+from control_training.conditions import Conditions, Given
+from control_training.models import Batch
 from dataloaders import Samples
-from diffusion.control import COLOR_SCALE, control_tensor, takes_color
+from diffusion.control import COLOR_SCALE, control_tensor
 
 DROP_COLOR = 0.4  # of the samples have no color map, as in the training of `tiny`
 DROP_SKETCH = 0.1  # of the samples with a color map have no sketch: a file may lose the layer
@@ -29,89 +30,86 @@ class Options:
     """How samples are drawn."""
 
     side: int  # of the crops, pixels
+    latents: tuple[int, int, int]  # channels, height and width of a crop's
+    prompts: str  # what the model is given of a prompt: its "ids" or its "text"
+    control: str  # of the preset
+    signed: bool  # of the family: whether control pictures are -1..1
     clean: float  # probability of the sketch before coding
     drop_prompt: float  # probability of no prompt
     seed: int
 
 
 class Crops(Dataset):
-    """Sample n: crop n modulo the number of photographs of an order drawn for each epoch.
-
-    row: ids of a prompt -> input of the text encoder. latents: channels, and pixels to one latent.
-    """
+    """Sample n: crop n modulo the number of photographs of an order drawn for each epoch."""
 
     def __init__(
-        self,
-        samples: Samples,
-        indices: Sequence[int],
-        conditions: Conditions,
-        row,
-        latents: tuple[int, int],
-        control: str,
-        options: Options,
+        self, samples: Samples, indices: Sequence[int], conditions: Conditions, options: Options
     ):
         self.samples = samples
         self.indices = list(indices)
         self.conditions = conditions
-        self.row = row
-        self.channels, self.scale = latents
-        self.control = control
         self.options = options
         self.epoch = -1  # whose order is kept
         self.order: list[int] = []
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """Return sample `number`: pixels, control, ids, noise and place (see `models.Noising`)."""
+    def __getitem__(self, number: int) -> Batch:
+        """Return sample `number` as a batch of one."""
         rng = random.Random(f"{self.options.seed} {number}")
         index = self._photograph(number)
-        given = self.conditions[self.samples.names[index]]
         image = self.samples[index].image
         window = self._window(image.shape, rng)
         flip = rng.choice((1, -1))
-        ids = None if rng.random() < self.options.drop_prompt else given.ids
+        given = self.conditions[self.samples.names[index]]
+        prompt = None if rng.random() < self.options.drop_prompt else self._prompt(given)
         sketch = given.clean if rng.random() < self.options.clean else given.decoded
         color = given.color
         if color is not None and rng.random() < DROP_COLOR:
             color = None
         if color is not None and rng.random() < DROP_SKETCH:
             sketch = None
-        control = control_of(sketch, color, window, flip, self.control)
-        return self._sample(cut(image, window, flip), control, ids, rng)
+        control = self._control(sketch, color, window, flip)
+        return self._sample(cut(image, window, flip), control, prompt, rng, rng.random())
 
-    def held_out(
-        self, index: int, place: float, clean: bool = False, color: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """Return the middle of a photograph: with its prompt, the noise always the same."""
+    def held_out(self, index: int, place: float, clean: bool = False) -> Batch:
+        """Return the middle of a photograph, as a file's decoder has it; its noise is fixed.
+
+        clean: with the sketch before coding.
+        """
         given = self.conditions[self.samples.names[index]]
         image = self.samples[index].image
         window = middle(image.shape, self.options.side)
         sketch = given.clean if clean else given.decoded
-        control = control_of(sketch, given.color if color else None, window, 1, self.control)
-        sample = self._sample(cut(image, window, 1), control, given.ids, random.Random(index))
-        return sample | {"place": torch.tensor(place)}
+        control = self._control(sketch, given.color, window, 1)
+        rng = random.Random(index)
+        return self._sample(cut(image, window, 1), control, self._prompt(given), rng, place)
 
-    def sketch_of(self, index: int) -> np.ndarray:
-        """Return the decoded sketch of what `held_out` returns: uint8 (side, side)."""
-        decoded = self.conditions[self.samples.names[index]].decoded
-        return cut(decoded, middle(decoded.shape, self.options.side), 1)
+    def shown(self, index: int) -> tuple:
+        """Return prompt, image, sketch and color map of the middle of a photograph."""
+        given = self.conditions[self.samples.names[index]]
+        image = self.samples[index].image
+        window = middle(image.shape, self.options.side)
+        color = None if given.color is None else cut(given.color, small(window), 1)
+        return self._prompt(given), cut(image, window, 1), cut(given.decoded, window, 1), color
+
+    def _prompt(self, given: Given):
+        return given.ids if self.options.prompts == "ids" else given.text
+
+    def _control(self, sketch, color, window, flip: int) -> torch.Tensor:
+        """Return the control image (1, C, h, w) of a window of sketch and color map, or None."""
+        if sketch is not None:
+            sketch = cut(sketch, window, flip)
+        if color is not None:
+            color = cut(color, small(window), flip)
+        return control_tensor(sketch, self.options.control, color, self.options.signed)
 
     def _sample(
-        self,
-        image: np.ndarray,
-        control: torch.Tensor,
-        ids: Sequence[int] | None,
-        rng: random.Random,
-    ) -> dict[str, torch.Tensor]:
+        self, image: np.ndarray, control: torch.Tensor, prompt, rng: random.Random, place: float
+    ) -> Batch:
         scaled = torch.from_numpy(image.astype(np.float32) / 127.5 - 1)
-        side = self.options.side // self.scale
+        pixels = rearrange(scaled, "h w c -> 1 c h w")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
-        return {
-            "pixels": rearrange(scaled, "h w c -> c h w"),
-            "control": control[0],
-            "ids": torch.tensor(self.row(ids)),
-            "noise": torch.randn(self.channels, side, side, generator=generator),
-            "place": torch.tensor(rng.random()),
-        }
+        noise = torch.randn(1, *self.options.latents, generator=generator)
+        return Batch(pixels, control, [prompt], noise, torch.tensor([place]))
 
     def _photograph(self, number: int) -> int:
         """Return the photograph of sample `number`: each once in every epoch."""
@@ -132,6 +130,14 @@ class Crops(Dataset):
         return tuple(window)
 
 
+def together(samples: Sequence[Batch]) -> Batch:
+    """Return samples as one batch."""
+    pixels, control, prompts, noise, places = zip(*samples, strict=True)
+    flat = [prompt for (prompt,) in prompts]
+    tensors = [torch.cat(each) for each in (pixels, control, noise, places)]
+    return Batch(tensors[0], tensors[1], flat, *tensors[2:])
+
+
 def middle(shape: tuple[int, ...], side: int) -> tuple[slice, slice]:
     """Return the middle square of an image, in steps of the color map's pixels."""
     window = []
@@ -141,48 +147,31 @@ def middle(shape: tuple[int, ...], side: int) -> tuple[slice, slice]:
     return tuple(window)
 
 
+def small(window: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return a window of the color map."""
+    return tuple(slice(part.start // COLOR_SCALE, part.stop // COLOR_SCALE) for part in window)
+
+
 def cut(image: np.ndarray, window: tuple[slice, slice], flip: int) -> np.ndarray:
     """Return a window of an image. flip: 1 or -1, the step of the columns."""
-    return image[window][:, ::flip]
-
-
-def control_of(
-    sketch: np.ndarray | None,
-    color: np.ndarray | None,
-    window: tuple[slice, slice],
-    flip: int,
-    control: str,
-) -> torch.Tensor:
-    """Return the control image (1, C, h, w) of a window. Raises as `control_tensor`."""
-    if sketch is not None:
-        sketch = np.ascontiguousarray(cut(sketch, window, flip))
-    if color is not None and takes_color(control):
-        rows, columns = (
-            slice(part.start // COLOR_SCALE, part.stop // COLOR_SCALE) for part in window
-        )
-        color = np.ascontiguousarray(color[rows, columns][:, ::flip])
-        return control_tensor(sketch, control, color)
-    return control_tensor(sketch, control)
+    return np.ascontiguousarray(image[window][:, ::flip])
 
 
 class Numbers(Sampler):
-    """The numbers of a process's samples, a list for each of its micro-batches.
+    """The numbers of a process's samples, one list for each step.
 
-    start, stop: steps. batch: samples in a step, over all processes. micro: samples in one
-    micro-batch. rank, world: of the processes.
+    start, stop: steps. batch: samples in a step, over all processes. rank, world: of them.
     """
 
-    def __init__(self, start: int, stop: int, batch: int, micro: int, rank: int, world: int):
+    def __init__(self, start: int, stop: int, batch: int, rank: int, world: int):
         self.steps = range(start, stop)
-        self.batch, self.micro = batch, micro
-        self.rank, self.world = rank, world
+        self.batch, self.rank, self.world = batch, rank, world
 
     def __len__(self) -> int:
-        return len(self.steps) * self.batch // (self.micro * self.world)
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
         part = self.batch // self.world
         for step in self.steps:
             first = step * self.batch + self.rank * part
-            for offset in range(0, part, self.micro):
-                yield list(range(first + offset, first + offset + self.micro))
+            yield list(range(first, first + part))

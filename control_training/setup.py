@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import fmean
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -13,7 +14,7 @@ from common.files import complain, printable
 from control_training.conditions import Conditions, Settings, load_finder
 from control_training.held_out import split
 from control_training.loop import Plan, Result, Training, train
-from control_training.models import Base, load_base, load_start
+from control_training.models import Base, load_base
 from control_training.result import base_name, write_result
 from control_training.samples import Crops, Options
 from dataloaders import Samples, load_samples
@@ -37,16 +38,15 @@ class Job:
 def prepare(args: argparse.Namespace, preset: Preset, encode: Callable | None) -> Job:
     """Load the base and make the conditions that are lacking.
 
-    encode: in place of the VAE's encoder. Raises ValueError, UnavailableError, OSError.
+    encode: in place of the VAE's encoder. Raises ValueError, OSError, UnavailableError or
+    PresetError.
     """
     samples = load_samples(args.data_root, args.dataset, preset.short_side)
     split(samples.names)
-    settings = settings_of(args, preset)
-    conditions = Conditions(args.work / "conditions", settings)
+    conditions = Conditions(args.work / "conditions", settings_of(args, preset))
     accelerator = make_accelerator(args)
-    check_sharing(args, accelerator.num_processes)
-    device = str(accelerator.device)
-    precision = args.precision or ("bf16" if accelerator.device.type == "cuda" else "no")
+    device = accelerator.device
+    precision = args.precision or ("bf16" if device.type == "cuda" else "no")
     base = load_base(preset, device, precision == "bf16", encode)
     make_sketches(conditions, samples, args.workers, accelerator)
     make_prompts(conditions, samples, base, accelerator)
@@ -61,10 +61,10 @@ def prepare(args: argparse.Namespace, preset: Preset, encode: Callable | None) -
 def settings_of(args: argparse.Namespace, preset: Preset) -> Settings:
     """Return what decides the conditions. Raises ValueError for a range the codec does not have."""
     whole = lambda_range(preset.sketch_codec)
-    low, high = args.lambda_range or whole
+    low, high = args.lam_range or whole
     if not whole[0] <= low <= high <= whole[1]:
         raise ValueError(
-            f"--lambda_range {low:g} {high:g}: the sketch codec has {whole[0]:g} to {whole[1]:g}"
+            f"--lam_range {low:g} {high:g}: the sketch codec has {whole[0]:g} to {whole[1]:g}"
         )
     return Settings(
         data_root=str(Path(args.data_root).resolve()),
@@ -73,41 +73,29 @@ def settings_of(args: argparse.Namespace, preset: Preset) -> Settings:
         sketch_codec=preset.sketch_codec,
         lambda_range=(low, high),
         colors=takes_color(preset.control),
-        prompt=args.prompt,
+        prompt=args.prompt or preset.prompt_from,
         prompt_steps=args.prompt_steps or preset.prompt_steps,
         seed=args.seed,
     )
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """Return accelerate's view of the processes, with its logs in the run's folder."""
+    """Return accelerate's view of the processes, with its logs in the run's folder.
+
+    Raises ValueError unless they can share a step's samples evenly.
+    """
     trackers = ["tensorboard", *(["wandb"] if args.wandb else [])]
-    accelerator = Accelerator(
-        cpu=args.device == "cpu",
-        gradient_accumulation_steps=accumulation(args),
-        log_with=trackers,
-        project_config=ProjectConfiguration(str(args.work), logging_dir=str(args.work)),
-    )
+    configuration = ProjectConfiguration(str(args.work), logging_dir=str(args.work))
+    cpu = args.device == "cpu"
+    accelerator = Accelerator(cpu=cpu, log_with=trackers, project_config=configuration)
+    part, rest = divmod(args.batch_size, accelerator.num_processes)
+    if rest or not part or part % (args.micro_batch or part):
+        raise ValueError(
+            f"--batch_size {args.batch_size} cannot be shared evenly by "
+            f"{accelerator.num_processes} processes with --micro_batch {args.micro_batch or part}"
+        )
     accelerator.init_trackers("logs")
     return accelerator
-
-
-def accumulation(args: argparse.Namespace) -> int:
-    """Return the number of micro-batches of a process in a step."""
-    from accelerate import PartialState
-
-    part = max(1, args.batch_size // PartialState(cpu=args.device == "cpu").num_processes)
-    return max(1, part // (args.micro_batch or part))
-
-
-def check_sharing(args: argparse.Namespace, processes: int) -> None:
-    """Raise ValueError unless processes and micro-batches share a step's samples evenly."""
-    part, rest = divmod(args.batch_size, processes)
-    if rest or part % (args.micro_batch or part or 1) or not part:
-        raise ValueError(
-            f"--batch_size {args.batch_size} cannot be shared evenly by {processes} processes "
-            f"with --micro_batch {args.micro_batch or part}"
-        )
 
 
 def make_sketches(
@@ -134,8 +122,7 @@ def make_prompts(
     accelerator.wait_for_everyone()
     own = todo[accelerator.process_index :: accelerator.num_processes]
     if own:
-        given = base.preset, conditions.settings, base.pipeline.tokenizer, base.max_tokens
-        find = load_finder(*given, str(accelerator.device))
+        find = load_finder(base.generator.preset, conditions.settings, base.generator)
         bar = tqdm(total=len(own), desc="prompts", disable=not accelerator.is_main_process)
         for _ in conditions.write_prompts(samples, own, find):
             bar.update()
@@ -145,59 +132,49 @@ def make_prompts(
 
 def crops_of(args: argparse.Namespace, job: Job) -> Crops:
     """Return the training samples."""
-    options = Options(job.base.preset.short_side, args.clean, args.drop_prompt, args.seed)
-    base = job.base
-    latents = base.channels, base.scale
-    given = job.samples, job.training_part, job.conditions, base.row, latents
-    return Crops(*given, base.preset.control, options)
-
-
-def plan_of(args: argparse.Namespace, processes: int) -> Plan:
-    """Return the settings of the training."""
-    return Plan(
-        steps=args.steps,
-        batch_size=args.batch_size,
-        micro_batch=args.micro_batch or args.batch_size // processes,
-        learning_rate=args.learning_rate,
-        warmup=args.warmup,
-        ema_decay=args.ema_decay,
-        gradient_checkpointing=args.gradient_checkpointing,
-        adam_8bit=args.adam_8bit,
-        max_seconds=args.max_seconds,
-        save_every=args.save_every,
-        check_every=args.check_every,
-        readers=args.readers,
+    generator = job.base.generator
+    side = generator.preset.short_side
+    options = Options(
+        side=side,
+        latents=generator.latents_size(side, side),
+        prompts=generator.prompts,
+        control=generator.preset.control,
+        signed=generator.family.signed,
+        clean=args.clean,
+        drop_prompt=args.drop_prompt,
         seed=args.seed,
     )
+    return Crops(job.samples, job.training_part, job.conditions, options)
 
 
-def train_and_write(args: argparse.Namespace, job: Job) -> Result:
-    """Train, and write the averaged ControlNet as a folder for `--preset`."""
-    accelerator = job.accelerator
-    controlnet = load_start(job.base.preset, job.base, args.start)
-    plan = plan_of(args, accelerator.num_processes)
-    training = Training(accelerator, job.base, controlnet, crops_of(args, job), plan, args.work)
+def train_and_write(args: argparse.Namespace, job: Job) -> Result | None:
+    """Train, and write the averaged ControlNet as a folder for `--preset`; None if stopped."""
+    settings = {field.name: getattr(args, field.name) for field in fields(Plan)}
+    training = Training(job.accelerator, job.base, crops_of(args, job), Plan(**settings), args.work)
     result = train(training, job.held_out)
-    if accelerator.is_main_process:
-        training.average.copy_to(training.plain.parameters())
-        preset, base = job.base.preset, base_name(args.preset)
-        write_result(training.plain, preset, base, args.output, facts(args, job, plan, result))
-    accelerator.end_training()
+    if result and job.accelerator.is_main_process:
+        preset, base = job.base.generator.preset, base_name(args.preset)
+        with training.averaged():
+            told = facts(args, job, result)
+            write_result(training.controlnet, preset, base, args.output, told)
+    job.accelerator.end_training()
     return result
 
 
-def facts(args: argparse.Namespace, job: Job, plan: Plan, result: Result) -> dict[str, object]:
+def facts(args: argparse.Namespace, job: Job, result: Result) -> dict[str, object]:
     """Return what the card tells of a training."""
     low, high = job.conditions.settings.lambda_range
+    names = [job.samples.names[index] for index in job.held_out]
     return {
         "photographs trained on": len(job.training_part),
         "photographs held out": len(job.held_out),
         "sketches": f"{job.conditions.settings.annotator}, lambda {low:g} to {high:g}",
+        "bytes of a held-out sketch": f"{fmean(job.conditions.sizes(names)):.0f}",
         "samples with the uncoded sketch": f"{args.clean:g}",
         "samples without a prompt": f"{args.drop_prompt:g}",
         "steps": result.steps,
-        "samples in a step": plan.batch_size,
-        "learning rate": f"{plan.learning_rate:g}",
+        "samples in a step": args.batch_size,
+        "learning rate": f"{args.learning_rate:g}",
         "error before, decoded sketches": f"{result.before['decoded']:.5f}",
         "error after, decoded sketches": f"{result.after['decoded']:.5f}",
         "error before, clean sketches": f"{result.before['clean']:.5f}",
