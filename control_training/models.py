@@ -21,7 +21,9 @@ from diffusion import load_generator
 from diffusion.generator import Generator
 from diffusion.latents import encoded, packed
 from diffusion.library import calculate_shift, diffusers
+from diffusion.loading import LIBRARIES
 from presets import Preset, PresetError
+from pretrained.model_folders import quietly
 
 FLOW = "flow_prediction"
 PREDICTIONS = ("epsilon", "v_prediction", FLOW)
@@ -82,6 +84,7 @@ class Base:
         return F.mse_loss(predicted.float(), target.float())
 
 
+@quietly(*LIBRARIES)
 def load_base(
     preset: Preset, device: torch.device, bf16: bool, encode: Callable[[Tensor], Tensor] | None
 ) -> Base:

@@ -65,7 +65,7 @@ def card(preset: Preset, base: str, facts: dict) -> str:
 
     bases = [source.partition("@")[0] for source in preset.generator if not Path(source).exists()]
     front = ModelCardData(
-        license=LICENSES[base],
+        license=LICENSES.get(base),
         library_name="diffusers",
         base_model=bases[:1] or None,
         tags=["controlnet", "text-sketch", "image-compression"],

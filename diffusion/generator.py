@@ -11,6 +11,7 @@ families of models is a row of `diffusion.families`.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -187,10 +188,11 @@ class Generator:
         """Return what the network with its ControlNet predicts, with gradients: for training.
 
         noisy: latents (N, C, h, w). timesteps: (N,). prompts: as of `generate_each`, with the
-        preset's suffix; None: no prompt. control: (N, C', H', W'). Returns (N, C, h, w), or
-        `diffusion.latents.packed` if the family is.
+        preset's suffix; None: no prompt. control: (N, C', H', W'), which has all its say. Returns
+        (N, C, h, w), or `diffusion.latents.packed` if the family is.
         """
-        row, family = self.preset, self.family
+        row = replace(self.preset, control_scale=1.0, control_end=1.0)
+        family = self.family
         guidance = family.unguided if family.negative else row.guidance
         whole = [self._prompts.whole(prompt, row.suffix) for prompt in prompts]
         settings = self._prompts.settings(whole, "", "", guidance)
