@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from tqdm import tqdm
 
+from common.device import choose_device
 from common.files import complain, printable
 from control_training.conditions import Conditions, Settings, load_finder
 from control_training.held_out import split
@@ -82,10 +83,13 @@ def settings_of(args: argparse.Namespace, preset: Preset) -> Settings:
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
     """Return accelerate's view of the processes, with its logs in the run's folder.
 
-    Raises ValueError unless they can share a step's samples evenly.
+    Raises ValueError for a device that is not there, and unless the processes can share a step's
+    samples evenly.
     """
+    if args.device:
+        choose_device(args.device)
     trackers = ["tensorboard", *(["wandb"] if args.wandb else [])]
-    configuration = ProjectConfiguration(str(args.work), logging_dir=str(args.work))
+    configuration = ProjectConfiguration(str(args.work), logging_dir=str(args.work / "logs"))
     cpu = args.device == "cpu"
     accelerator = Accelerator(cpu=cpu, log_with=trackers, project_config=configuration)
     part, rest = divmod(args.batch_size, accelerator.num_processes)
@@ -94,7 +98,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
             f"--batch_size {args.batch_size} cannot be shared evenly by "
             f"{accelerator.num_processes} processes with --micro_batch {args.micro_batch or part}"
         )
-    accelerator.init_trackers("logs")
+    accelerator.init_trackers("text-sketch", init_kwargs={"wandb": {"dir": str(args.work)}})
     return accelerator
 
 

@@ -99,6 +99,11 @@ def made(folder):
     return sorted((folder / "run" / "conditions").glob("ring*"))
 
 
+def logs_of(folder):
+    """What TensorBoard reads."""
+    return EventAccumulator(str(folder / "run" / "logs" / "text-sketch")).Reload()
+
+
 def assert_same(folder, other, most):
     """The results differ by `most` at most."""
     ours, theirs = (load_file(each / "out" / WEIGHTS) for each in (folder, other))
@@ -111,7 +116,11 @@ def test_steps_lower_the_error(base, photos, tmp_path, capsys):
     rate = "--steps", "20", "--learning_rate", "2e-3", "--ema_decay", "0.5"
     ended = train(capsys, base, photos, tmp_path, *rate)
     assert ended["steps"] == 20
-    logs = EventAccumulator(str(tmp_path / "run" / "logs")).Reload().Scalars("train/loss")
+    logs = (
+        EventAccumulator(str(tmp_path / "run" / "logs" / "text-sketch"))
+        .Reload()
+        .Scalars("train/loss")
+    )
     losses = [event.value for event in logs]
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
     assert ended["after"]["decoded"] < 0.95 * ended["before"]["decoded"]
@@ -157,7 +166,7 @@ def test_bfloat16_is_near(base, photos, trained, tmp_path, capsys):
 
 
 def test_losses_errors_and_a_sheet_are_logged(trained):
-    logs = EventAccumulator(str(trained / "run" / "logs")).Reload()
+    logs = logs_of(trained)
     assert set(logs.Tags()["scalars"]) == {"train/loss", "held-out/decoded", "held-out/clean"}
     assert [event.step for event in logs.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in logs.Images("held out")] == [0, 6]
@@ -264,10 +273,17 @@ def test_the_result_runs_in_an_evaluation(photos, trained, tmp_path):
 
 
 def test_a_state_of_other_settings_is_refused(base, photos, trained, capsys):
+    """So are a device that is not there, and samples that cannot be shared."""
     assert train_controlnet.main(command(base, photos, trained, "--learning_rate", "1e-4")) == 2
     assert "state of another training" in capsys.readouterr().err
     assert train_controlnet.main(command(base, photos, trained, "--prompt", "none")) == 2
     assert "conditions of other settings (prompt)" in capsys.readouterr().err
+    assert train_controlnet.main(command(base, photos, trained, "--device", "cuda")) == 2
+    assert "device 'cuda' is not available" in capsys.readouterr().err
+    assert train_controlnet.main(command(base, photos, trained, "--micro_batch", "3")) == 2
+    assert "--batch_size 2 cannot be shared evenly" in capsys.readouterr().err
+    assert train_controlnet.main(command(base, photos, trained, "--lam_range", "1", "500")) == 2
+    assert "--lam_range 1 500: the sketch codec has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -349,7 +365,7 @@ def test_a_sample_shows_what_the_options_say(photos, trained):
         window = given.clean if clean else given.decoded
         assert sample.control[0, 0].sum() > 0
         shown = (255 * sample.control[0, 0]).round().numpy().astype(np.uint8)
-        columns = [window[:, start : start + 64] for start in range(0, 33, 8)]
+        columns = [window[:, start : start + 64] for start in range(0, 65, 8)]
         assert any(np.array_equal(shown, each[:, ::flip]) for each in columns for flip in (1, -1))
         assert sample.prompts == ([None] if drop else [given.ids])
         assert torch.equal(sample.noise, crops[5].noise)
