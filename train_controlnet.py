@@ -18,13 +18,14 @@ import json
 import math
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.files import complain, printable, say
 from common.weights import UnavailableError
-from presets import PresetError, get_preset
+from presets import Preset, PresetError, get_preset
 from presets.row import PICTURES, PLAIN, PROMPTS_FROM
 from pretrained.libraries import training_packages
 
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace, held: ExitStack) -> int:
     return 0
 
 
-def linear_encoder(preset):
+def linear_encoder(preset: Preset) -> Callable | None:
     """Return the encoder of a bundle whose VAE has a decoder alone (tiny/latents.py), or None."""
     file = Path(preset.generator[0]).parent / "latents.safetensors"
     if not file.is_file():

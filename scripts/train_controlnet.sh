@@ -15,4 +15,5 @@ python=${PYTHON:-.venv/bin/python}
 launch=()
 [ "${PROCESSES:-1}" = 1 ] || launch=(-m torch.distributed.run --nproc_per_node "$PROCESSES")
 "$python" "${launch[@]}" train_controlnet.py --preset sd21 --data_root "$images" --output "$output" \
-    --learning_rate 1e-5 --batch_size 32 --micro_batch 4 --gradient_checkpointing "${@:3}"
+    --learning_rate 1e-5 --batch_size 32 --micro_batch 4 --readers 4 --gradient_checkpointing \
+    "${@:3}"

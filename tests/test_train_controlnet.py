@@ -18,7 +18,6 @@ from helpers.checkpoints import make_clip, make_controlnet, make_stable_diffusio
 from helpers.family_checkpoints import family_preset
 from PIL import Image
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import eval_PICS
 import pics
@@ -36,6 +35,10 @@ from diffusion import load_generator
 from diffusion.library import diffusers
 from presets import PRESETS, PresetError, get_preset
 
+events = pytest.importorskip(
+    "tensorboard.backend.event_processing.event_accumulator",
+    reason="needs requirements-train.txt",
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SIX = "--steps", "6"  # at the default rate of 1e-5
@@ -101,7 +104,7 @@ def made(folder):
 
 def logs_of(folder):
     """What TensorBoard reads."""
-    return EventAccumulator(str(folder / "run" / "logs" / "text-sketch")).Reload()
+    return events.EventAccumulator(str(folder / "run" / "logs" / "text-sketch")).Reload()
 
 
 def assert_same(folder, other, most):
@@ -116,12 +119,7 @@ def test_steps_lower_the_error(base, photos, tmp_path, capsys):
     rate = "--steps", "20", "--learning_rate", "2e-3", "--ema_decay", "0.5"
     ended = train(capsys, base, photos, tmp_path, *rate)
     assert ended["steps"] == 20
-    logs = (
-        EventAccumulator(str(tmp_path / "run" / "logs" / "text-sketch"))
-        .Reload()
-        .Scalars("train/loss")
-    )
-    losses = [event.value for event in logs]
+    losses = [event.value for event in logs_of(tmp_path).Scalars("train/loss")]
     assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
     assert ended["after"]["decoded"] < 0.95 * ended["before"]["decoded"]
 
