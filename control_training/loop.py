@@ -230,16 +230,9 @@ def train(training: Training, held_out: Sequence[int]) -> Result | None:
 
 def run_steps(training: Training, held_out: Sequence[int], stop: Stop) -> None:
     """Take all steps that are left; save, measure and show on the way."""
-    accelerator, plan = training.accelerator, training.plan
-    main = accelerator.is_main_process
-    share = accelerator.process_index, accelerator.num_processes
-    numbers = Numbers(training.step, plan.steps, plan.batch_size, *share)
-    loader = DataLoader(
-        training.crops, batch_sampler=numbers, num_workers=plan.readers, collate_fn=together
-    )
-    bar = tqdm(
-        loader, desc="train", total=plan.steps, initial=training.step, unit="step", disable=not main
-    )
+    plan, main = training.plan, training.accelerator.is_main_process
+    progress = {"total": plan.steps, "initial": training.step, "unit": "step", "desc": "train"}
+    bar = tqdm(batches_of(training), **progress, disable=not main)
     last = time.monotonic()
     for batch in bar:
         loss = training.take_step(batch).item()
@@ -254,6 +247,15 @@ def run_steps(training: Training, held_out: Sequence[int], stop: Stop) -> None:
         if training.step % plan.check_every == 0 and main:
             training.check(held_out)
         last = time.monotonic()
+
+
+def batches_of(training: Training) -> DataLoader:
+    """Return this process's samples of each step that is left."""
+    accelerator, plan = training.accelerator, training.plan
+    share = accelerator.process_index, accelerator.num_processes
+    numbers = Numbers(training.step, plan.steps, plan.batch_size, *share)
+    given = {"batch_sampler": numbers, "collate_fn": together, "num_workers": plan.readers}
+    return DataLoader(training.crops, **given)
 
 
 def agreed(training: Training, vote: bool) -> bool:
