@@ -93,13 +93,14 @@ def load_base(
     bf16: networks compute in bfloat16, and on a GPU the frozen ones but the VAE are kept in it.
     encode: pixels -> latents, in place of the VAE's encoder. Raises UnavailableError, PresetError.
     """
+    for name in ("more_controlnets", "quantize"):
+        if getattr(preset, name):
+            raise PresetError(f"preset {preset.name} cannot be trained: it has {name}")
     generator = load_generator(preset, device)
     family = generator.family
     controlnet = generator.controlnet
     if family.controls[type(controlnet).__name__].shared:
         raise PresetError(f"a ControlNet of {family.name} cannot be trained: it shares layers")
-    if preset.more_controlnets:
-        raise PresetError("only one ControlNet can be trained: the preset has more_controlnets")
     generator.dtype = torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
     for part in (family.network, *family.encoders):
         getattr(generator.pipeline, part).requires_grad_(False).to(generator.dtype)

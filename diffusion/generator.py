@@ -29,7 +29,7 @@ from diffusion.control import (
     takes_color,
 )
 from diffusion.controlnets import load_controlnet
-from diffusion.execution import PLAIN, Execution
+from diffusion.execution import PLAIN, Execution, make_turns
 from diffusion.families import Control, Family, family_of_pipeline
 from diffusion.image_to_image import from_latents
 from diffusion.latents import from_pictures, initial_noise, packed, started, without_chance
@@ -37,6 +37,7 @@ from diffusion.library import VaeImageProcessor, diffusers
 from diffusion.loading import LIBRARIES, load_pipeline, taken
 from diffusion.one_step import one_step
 from diffusion.prompts import IdPrompts, TextPrompts
+from diffusion.quantization import quantize
 from diffusion.samplers import check_samplers, made, with_sampler
 from diffusion.tokenizers import load_clip_tokenizer
 from presets import Preset, PresetError, cure
@@ -61,7 +62,6 @@ class Generator:
         self.execution = execution
         # Without what is not needed; the compiler is, if it is asked for.
         self._lean = nullcontext if execution.compile else lean
-        self.turns = self._make_turns()
         self._names, self._text_pipeline = self._load(
             self._load_pipeline, preset.generator, "text-to-image model"
         )
@@ -232,6 +232,8 @@ class Generator:
             parts += [getattr(names, naming) for names, _ in self._more_controlnets]
         else:
             parts += [row.sampler]
+        if row.quantize:
+            parts += [f"quantize {row.quantize}"]
         return hashlib.sha256(repr(parts).encode()).digest()
 
     def _load(self, load: Callable, sources: Sequence[str], what: str):
@@ -247,7 +249,11 @@ class Generator:
         pipeline = load_pipeline(*where, half, self.preset.name)
         family = family_of_pipeline(pipeline)
         self.dtype = getattr(torch, family.dtype) if half else torch.float32
-        pipeline.to(self._home, self.dtype)
+        pipeline.to(self.dtype)
+        large = [getattr(pipeline, part) for part in (family.network, *family.encoders)]
+        self.turns = make_turns(self.execution.memory, self.device, [*large, pipeline.vae])
+        quantize(large, self.preset)
+        pipeline.to(self._home)
         without_chance(pipeline.vae)
         self._prepare(getattr(pipeline, family.network))
         check_samplers(self.preset, family)
@@ -259,17 +265,11 @@ class Generator:
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
         where = source, revision, local_files_only
         model = load_controlnet(*where, self.preset.name, self._text_pipeline)
-        model.to(self._home, self.dtype, memory_format=torch.channels_last)
-        self._prepare(model)
+        model.to(self.dtype, memory_format=torch.channels_last)
+        quantize([model], self.preset)
+        self._prepare(model.to(self._home))
         names = Names(source, revision, self.preset.controlnet, {"controlnet": model})
         return names, model
-
-    def _make_turns(self):
-        if self.execution.memory != "low":
-            return None
-        from diffusion.turns import Turns
-
-        return Turns(self.device)
 
     @property
     def _home(self) -> torch.device:

@@ -192,12 +192,14 @@ def test_other_families_train(photos, tmp_path, row, capsys):
     assert 1e-4 < moved < 1e-2
 
 
-def test_a_controlnet_that_shares_layers_is_refused(photos, tmp_path, capsys):
+def test_what_cannot_be_trained_is_refused(photos, tmp_path, capsys):
     family_preset(tmp_path, "zimage")
     content = {"base": "zimage", "generator": "generator", "controlnet": "controlnet"}
-    (tmp_path / "preset.json").write_text(json.dumps(content | {"clip": "clip"}))
-    assert train_controlnet.main(command(tmp_path, photos, tmp_path)) == 2
-    assert "a ControlNet of Z-Image cannot be trained" in capsys.readouterr().err
+    of_others = ({"more_controlnets": ["controlnet"]}, {"quantize": "int8"})
+    for more, message in zip(({}, *of_others), ("shares", "has more", "has quant"), strict=True):
+        (tmp_path / "preset.json").write_text(json.dumps({**content, **more, "clip": "clip"}))
+        assert train_controlnet.main(command(tmp_path, photos, tmp_path)) == 2
+        assert f"cannot be trained: it {message}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
