@@ -11,6 +11,7 @@ families of models is a row of `diffusion.families`.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +35,7 @@ from diffusion.image_to_image import from_latents
 from diffusion.latents import from_pictures, initial_noise, packed, started, without_chance
 from diffusion.library import VaeImageProcessor, diffusers
 from diffusion.loading import LIBRARIES, load_pipeline, taken
+from diffusion.one_step import one_step
 from diffusion.prompts import IdPrompts, TextPrompts
 from diffusion.quantization import quantize
 from diffusion.samplers import check_samplers, made, with_sampler
@@ -170,12 +172,35 @@ class Generator:
 
     def _noise(self, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
         """Return the initial noise of all seeds, (N, C, h, w) in latent pixels."""
-        scale = self._text_pipeline.vae_scale_factor
-        channels = self.family.size_of(self._network.config)
-        noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
+        noise = [initial_noise(seed, *self.latents_size(height, width)) for seed in seeds]
         # Pipelines that are given texts convert it themselves.
         dtype = self.dtype if self.prompts == "ids" else torch.float32
         return torch.stack(noise).to(self.device, dtype)
+
+    def latents_size(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image."""
+        scale = self._text_pipeline.vae_scale_factor
+        return self.family.size_of(self._network.config), height // scale, width // scale
+
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, prompts, control: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the network with its ControlNet predicts, with gradients: for training.
+
+        noisy: latents (N, C, h, w). timesteps: (N,). prompts: as of `generate_each`, with the
+        preset's suffix; None: no prompt. control: (N, C', H', W'), which has all its say. Returns
+        (N, C, h, w), or `diffusion.latents.packed` if the family is.
+        """
+        row = replace(self.preset, control_scale=1.0, control_end=1.0)
+        family = self.family
+        guidance = family.unguided if family.negative else row.guidance
+        whole = [self._prompts.whole(prompt, row.suffix) for prompt in prompts]
+        settings = self._prompts.settings(whole, "", "", guidance)
+        scale = self._text_pipeline.vae_scale_factor
+        settings |= {"height": scale * noisy.shape[2], "width": scale * noisy.shape[3]}
+        settings |= {"latents": packed(noisy) if family.packed else noisy}
+        settings |= {family.guidance: guidance, **control_settings(row, control, self._use.image)}
+        return one_step(self._pipeline(True), timesteps, settings)
 
     def _generate_from(self, clean: torch.Tensor, noise: torch.Tensor, control, settings: dict):
         """Draw by an image-to-image class."""
@@ -311,6 +336,16 @@ class Generator:
             pipeline.control_image_processor = plain
             self._pipelines[kind] = pipeline
         return self._pipelines[kind]
+
+    @property
+    def pipeline(self):
+        """The pipeline without a ControlNet."""
+        return self._text_pipeline
+
+    @property
+    def controlnet(self) -> diffusers.ModelMixin:
+        """The ControlNet. Raises as the class."""
+        return self._controlnet[1]
 
     @property
     def _network(self):

@@ -24,6 +24,7 @@ from codec import Decoder, Encoder, EncoderConfig
 from common.files import ROOT
 from common.weights import UnavailableError
 from diffusion import load_generator, quantization
+from diffusion.control import control_tensor
 from diffusion.execution import Execution
 from diffusion.families import FAMILIES, family_of
 from diffusion.latents import initial_noise
@@ -165,6 +166,32 @@ def test_prompt_sketch_seed_and_colors_show(generator):
         assert difference(plain, other).max() >= 1
     (pic,) = generator.generate(prompt, [0], *SIZE, None, color)
     assert difference(pic, others[-1][0]).max() >= 1
+
+
+@torch.no_grad()
+def test_a_prediction_is_the_first_of_a_drawing(generator, row, monkeypatch):
+    """Of a drawing without guidance from the sketch as it is; its sampler is asked what it got."""
+    family = generator.family
+    guidance = family.unguided if family.negative else row.guidance
+    changes = {"guidance": guidance, "control_end": 1.0, "control_scale": 1.0}
+    monkeypatch.setattr(generator, "preset", dataclasses.replace(row, **changes))
+    sampler = generator._pipeline(True).scheduler
+    step, seen = sampler.step, []
+
+    def asked(predicted, timestep, *rest, **more):
+        seen.append((predicted, timestep))
+        return step(predicted, timestep, *rest, **more)
+
+    monkeypatch.setattr(sampler, "step", asked)
+    generator.generate(prompt_of(generator), [7], *SIZE, lines(20))
+    expected, timestep = seen[0]
+    sampler.set_timesteps(row.steps, **({"mu": 0.5} if row.name in ("flux", "qwen") else {}))
+    noise = generator._noise([7], *SIZE)
+    if row.name == "sdxl":
+        noise = sampler.scale_model_input(sampler.init_noise_sigma * noise, timestep)
+    control = control_tensor(lines(20), row.control, None, family.signed)
+    given = noise, timestep.reshape(1), [prompt_of(generator)], control
+    torch.testing.assert_close(generator.predict(*given), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_seed_gives_the_same_image_alone_and_in_a_batch(generator):
