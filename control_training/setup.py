@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from tqdm import tqdm
 
 from common.device import choose_device
@@ -22,6 +23,8 @@ from dataloaders import Samples, load_samples
 from diffusion.control import takes_color
 from models_ntc import lambda_range
 from presets import Preset
+
+LONGEST_WAIT = timedelta(days=30)  # of a process for the others to make conditions
 
 
 @dataclass(eq=False)
@@ -90,8 +93,12 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         choose_device(args.device)
     trackers = ["tensorboard", *(["wandb"] if args.wandb else [])]
     configuration = ProjectConfiguration(str(args.work), logging_dir=str(args.work / "logs"))
-    cpu = args.device == "cpu"
-    accelerator = Accelerator(cpu=cpu, log_with=trackers, project_config=configuration)
+    accelerator = Accelerator(
+        cpu=args.device == "cpu",
+        log_with=trackers,
+        project_config=configuration,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
     part, rest = divmod(args.batch_size, accelerator.num_processes)
     if rest or not part or part % (args.micro_batch or part):
         raise ValueError(
