@@ -4,8 +4,9 @@
     python pics.py encode photo.jpg photo.pics --bytes 240          # at most, the whole file
     python pics.py encode photo.jpg photo.pics --layers text --prompt "a red barn in the snow"
     python pics.py decode photo.pics photo.png
-    python pics.py info photo.pics
+    python pics.py info photo.pics                          # or --json
     python pics.py drop photo.pics color smaller.pics       # remove the color layer (or base)
+    python pics.py edit photo.pics new.pics --prompt "a red barn in the snow" --seed 3
 
 Folders work too: `encode PHOTOS FILES` and `decode FILES PICTURES`, side by side on the cores of a
 CPU. What is done is not done again: started again, a stopped run goes on; the last line on stdout
@@ -15,8 +16,10 @@ is a JSON summary. Decoding needs the file and the models of the preset that wro
 import argparse
 import dataclasses
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +29,12 @@ import text_codec
 from allocation import load_encoder
 from bitstream import BitstreamError
 from common.device import choose_device
-from common.files import complain, png, printable, say, write
+from common.files import complain, load_gray, load_image, png, printable, reason_of, say, write
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
 from diffusion.execution import PLAIN, check
-from evaluation.conversion import FAILURES, Conversion, Job, Made, converting, file_digest
+from evaluation.conversion import FAILURES, SPEAKING, Conversion, Job, Made, converting, file_digest
+from evaluation.edit_flags import EDITS, add_edit_flags, asked_for
 from evaluation.flags import (
     DEVICE_HELP,
     LAM_SKETCH_HELP,
@@ -88,7 +92,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     drop.add_argument("smaller", type=Path, help="the .pics file to write")
     info = commands.add_parser("info", help="print what a file holds")
     info.add_argument("file", type=Path, help="the .pics file")
-    return parser.parse_args(argv)
+    info.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    add_edit_flags(commands.add_parser("edit", help="make a new file from an old one"))
+    args = parser.parse_args(argv)
+    if args.command == "edit" and not asked_for(args):
+        commands.choices["edit"].error(f"nothing to change: name one of {', '.join(EDITS)}")
+    return args
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -242,6 +251,9 @@ def info(args: argparse.Namespace) -> int:
     """Print what a file holds; the prompt as text if its tokenizer can be had."""
     data = read_file(args.file)
     stream = bitstream.unpack(data)
+    if args.json:
+        say(json.dumps({"file": str(args.file), **facts_of(data, stream)}))
+        return 0
     say(f"file      {printable(args.file)}, {len(data)} bytes, version {bitstream.VERSION}")
     say(f"preset    {writer_of(stream.fingerprint)} (fingerprint {stream.fingerprint:04x})")
     say(f"source    {stream.source_width}x{stream.source_height}")
@@ -258,18 +270,43 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def facts_of(data: bytes, stream: bitstream.Stream) -> dict:
+    """Return what `info --json` prints of a file; a prompt that cannot be read here is None."""
+    facts = {
+        "bytes": len(data),
+        "version": bitstream.VERSION,
+        "preset": writer_of(stream.fingerprint),
+        "fingerprint": f"{stream.fingerprint:04x}",
+        "source": [stream.source_width, stream.source_height],
+        "coded": [stream.width, stream.height],
+        "bpp": bitstream.bits_per_pixel(data, stream.height, stream.width),
+        "seed": stream.seed,
+        "layers": bitstream.layer_sizes(stream),
+    }
+    if stream.text is not None:
+        facts["sent_as"] = str(text_codec.coding(stream.text))
+        facts["prompt"] = None
+        with suppress(PresetError, UnavailableError):
+            facts["prompt"] = prompt_of(stream)
+    return facts
+
+
 def shown_prompt(stream: bitstream.Stream) -> str:
     """Return the prompt of a stream as text, or why it cannot be read here."""
+    try:
+        return prompt_of(stream)
+    except (PresetError, UnavailableError) as error:
+        return f"(not readable here: {str(error).splitlines()[0]})"
+
+
+def prompt_of(stream: bitstream.Stream) -> str:
+    """Return the prompt of a stream as text. Raises PresetError, UnavailableError."""
     if text_codec.coding(stream.text).text:
         return text_codec.decode_text(stream.text)
     from diffusion import load_tokenizer
     from text_codec.prompt import PromptCodec
 
-    try:
-        tokenizer = load_tokenizer(writer(stream))
-    except (PresetError, UnavailableError) as error:
-        return f"(not readable here: {str(error).splitlines()[0]})"
-    return PromptCodec(tokenizer, max_tokens=0).decode(stream.text).text
+    return PromptCodec(load_tokenizer(writer(stream)), max_tokens=0).decode(stream.text).text
 
 
 def drop(args: argparse.Namespace) -> int:
@@ -283,10 +320,31 @@ def drop(args: argparse.Namespace) -> int:
     return 0
 
 
+def edit(args: argparse.Namespace) -> int:
+    """Write a new file from an old one, with the models that wrote that."""
+    data = read_file(args.file)
+    row = args.preset or writer(bitstream.unpack(data))  # a broken file is refused without PyTorch
+    from codec import Decoder, Edit
+    from codec.editing import edit as edited
+
+    sketch = load_gray(args.sketch) if args.sketch else None
+    color = load_image(args.color) if args.color else None
+    asked = Edit(args.prompt, sketch, color, args.seed, tuple(args.drop))
+    decoder = Decoder(row, choose_device(args.device), args.lam_sketch)
+    try:
+        new = edited(decoder, data, asked)
+    except FAILURES as error:  # wrong usage has been refused before
+        complain(f"error: {reason_of(error, SPEAKING)}")
+        return 1
+    write(args.new, new)
+    say(f"{printable(args.new)}: {len(new)} bytes, {len(data)} before")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 done, 1 work failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     args = parse_args(argv)
-    commands = {"encode": encode, "decode": decode, "drop": drop, "info": info}
+    commands = {"encode": encode, "decode": decode, "drop": drop, "edit": edit, "info": info}
     try:
         return commands[args.command](args)
     except (

@@ -10,6 +10,7 @@ asks it for candidates, so that both generate by the same code (docs/design.md).
 """
 
 from codec.decoder import Conditions, Decoded, DecodeError, Decoder
+from codec.editing import Edit, edit
 from codec.encoder import Coded, Encoded, Encoder, EncoderConfig, Layers, code_colors
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "DecodeError",
     "Decoded",
     "Decoder",
+    "Edit",
     "Encoded",
     "Encoder",
     "EncoderConfig",
     "Layers",
     "code_colors",
+    "edit",
 ]

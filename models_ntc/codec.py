@@ -123,6 +123,19 @@ class SketchCodec:
         coder.step = coder.net.rate_step(lmbda)
         return SketchCodec(coder, self.path, self.digest, self.config | {"lambda": lmbda})
 
+    def like(self, payload: bytes) -> "SketchCodec":
+        """Return the same codec, which writes at the rate of a payload.
+
+        Raises SketchError if the payload has none of its rates.
+        """
+        if not self.lambdas:
+            return self
+        _, rest = split_blocks(payload)
+        step = rest[0] - self.coder.first if rest else -1
+        if not 0 <= step < len(self.lambdas):
+            raise SketchError(f"sketch payload of {len(payload)} bytes has no rate of this codec")
+        return self.at(self.lambdas[step])
+
     def _encode(self, sketch: np.ndarray) -> tuple[bytes, Tensor]:
         """Return the payload of a sketch, and the latents that the decoder will have."""
         header = blocks_as_bytes(*blocks_of(sketch))
@@ -175,6 +188,12 @@ class BundledCodec(SketchCodec):
         if sketch_network(payload) == self.network:
             return super().decode(payload)
         return self.other.decode(payload)
+
+    def like(self, payload: bytes) -> SketchCodec:
+        """Return the codec that writes at the rate of a payload of either network."""
+        if sketch_network(payload) == self.network:
+            return super().like(payload)
+        return self.other.like(payload)
 
 
 def blocks_of(sketch: np.ndarray) -> tuple[int, int]:
