@@ -26,6 +26,7 @@ from evaluation.processes import leave
 
 if TYPE_CHECKING:
     import gradio as gr
+    import numpy as np
 
     from demonstration import Shown, Workbench
 
@@ -34,6 +35,7 @@ WAITING = 64  # visitors in the queue; more are told to come back
 UPLOAD = "20mb"
 HOUR = 3600  # seconds
 PLACE = ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT")  # as Hugging Face's Spaces say host and port
+BUTTONS = ["download", "fullscreen"]  # not "share", which sends a picture to a stranger's server
 FONTS = ["system-ui", "sans-serif"]  # names alone: nothing is fetched
 CURE = "the demo needs gradio: pip install -r requirements-demo.txt"
 
@@ -118,7 +120,7 @@ def displayed(shown: "Shown") -> tuple:
         shown.webp,
         note,
         shown.sketch,
-        shown.color,
+        enlarged(shown),
         shown.prompt,
         saved(shown.data),
         shown.prompt,
@@ -126,6 +128,14 @@ def displayed(shown: "Shown") -> tuple:
         shown.sketch,
         None,  # the colors of another image have been taken
     )
+
+
+def enlarged(shown: "Shown") -> "np.ndarray | None":
+    """Return the colors sent at the reconstruction's size, each of a map as a square."""
+    if shown.color is None:
+        return None
+    scale = shown.image.shape[0] // shown.color.shape[0]
+    return shown.color.repeat(scale, 0).repeat(scale, 1)
 
 
 def saved(data: bytes) -> str:
@@ -178,14 +188,22 @@ def show_parts(gr: ModuleType) -> list:
     bar = gr.HTML(elem_id="bar")
     with gr.Row():
         wipe = gr.ImageSlider(
-            label="Original | reconstruction", format="png", type="numpy", elem_id="wipe"
+            label="Original | reconstruction",
+            format="png",
+            type="numpy",
+            buttons=BUTTONS,
+            elem_id="wipe",
         )
         with gr.Column():
-            webp = gr.Image(label="WebP at the same size", format="png", elem_id="webp")
+            webp = gr.Image(
+                label="WebP at the same size", format="png", buttons=BUTTONS, elem_id="webp"
+            )
             note = gr.Markdown()
     with gr.Row():
-        sketch = gr.Image(label="Sketch sent", format="png", image_mode="L", elem_id="sketch")
-        color = gr.Image(label="Colors sent", format="png", elem_id="color")
+        sketch = gr.Image(
+            label="Sketch sent", format="png", buttons=BUTTONS, image_mode="L", elem_id="sketch"
+        )
+        color = gr.Image(label="Colors sent", format="png", buttons=BUTTONS, elem_id="color")
     prompt = gr.Textbox(label="Prompt sent", interactive=False, elem_id="prompt")
     download = gr.DownloadButton("Download the .pics file", elem_id="download")
     return [wipe, bar, webp, note, sketch, color, prompt, download]
@@ -203,9 +221,12 @@ def edit_parts(gr: ModuleType) -> list:
             image_mode="L",
             format="png",
             brush=brush,
+            buttons=BUTTONS,
             elem_id="canvas",
         )
-        colors = gr.Image(label="Colors of another image", type="numpy", format="png")
+        colors = gr.Image(
+            label="Colors of another image", type="numpy", format="png", buttons=BUTTONS
+        )
         again = gr.Button("Decode again", variant="primary", elem_id="again")
     return [words, seed, canvas, colors, again]
 

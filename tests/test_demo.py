@@ -134,3 +134,7 @@ def test_the_page_has_its_parts(bench):
     page = demo.build(bench, 150)
     names = {fn.api_name for fn in page.fns.values()}
     assert {"compress", "open", "edit"} <= names
+    shared = [
+        block for block in page.blocks.values() if "share" in (getattr(block, "buttons", 0) or ())
+    ]
+    assert shared == []
