@@ -3,7 +3,8 @@
     python -c "import dataloaders; print(dataloaders.load_samples('images', None, 512).names)"
 
 Accepted under `--data_root`: a plain folder of images; an ImageFolder (class folders, at any
-depth); with `--dataset`, the paper's folders (`DATASETS`). Without `--data_root`: the sample
+depth); tar shards of WebDataset and data sets of the hub (`shards/`); with `--dataset`, the paper's
+folders (`DATASETS`). Without `--data_root`: the sample
 photographs inside the installed scikit-image and scikit-learn (those of `SAMPLE_IMAGES` that
 exist; nothing is downloaded).
 """
@@ -23,6 +24,7 @@ import numpy as np
 
 from bitstream import CODED_MULTIPLE, MAX_CODED_SIDE
 from common.files import ImageError, check_source, file_name, load_image, name_paths, printable
+from shards import HubRow, Source, list_shards, opened
 
 EXTENSIONS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib"}
@@ -66,6 +68,7 @@ class Sample:
     source_width: int  # pixels of the upright original
     source_height: int
     path: str  # of the original
+    index: int = 0  # in its data set
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Samples(Sequence):
 
     name: str  # of the data set, for the run's folder
     names: tuple[str, ...]
-    paths: tuple[str, ...]
+    paths: tuple[Source, ...]
     short_side: int  # of the coded size, pixels
 
     def __len__(self) -> int:
@@ -92,7 +95,12 @@ class Samples(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return Samples(self.name, self.names[index], self.paths[index], self.short_side)
-        return load_sample(self.paths[index], self.short_side, self.names[index])
+        return load_sample(self.paths[index], self.short_side, self.names[index], index)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether images are read one after another, so that one process should read them."""
+        return any(isinstance(path, HubRow) for path in self.paths[:1])
 
 
 def load_samples(
@@ -100,14 +108,18 @@ def load_samples(
 ) -> Samples:
     """Return the images that `--data_root` and `--dataset` name, in natural order.
 
-    data_root: a folder, or None for the sample images.
+    data_root: a folder, tar shards ("photos-{000..009}.tar"), "hf:owner/name[:split]", or None for
+        the sample images.
     dataset: a key of `DATASETS`, or None for all images in the folder.
     short_side: of the coded size, pixels, a multiple of 64.
 
     Raises DataError if there is no such folder or no image in it, ValueError for a bad short_side.
     """
     check_short_side(short_side)
-    if data_root is not None:
+    shards = list_shards(data_root, EXTENSIONS)
+    if shards:
+        name, named = dataset or shards[0], shards[1]
+    elif data_root is not None:
         folder = find_dataset(data_root, dataset)
         name = dataset or file_name(folder.resolve().name) or "root"
         named = list_images(folder)
@@ -117,21 +129,27 @@ def load_samples(
         name = "samples"
         named = name_paths(sample_images())
     names, paths = zip(*named, strict=True)
-    return Samples(name, names, paths, short_side)
+    return Samples(name or "shards", names, paths, short_side)
 
 
-def load_sample(path: str | os.PathLike, short_side: int, name: str | None = None) -> Sample:
+def load_sample(
+    path: Source | os.PathLike, short_side: int, name: str | None = None, number: int = 0
+) -> Sample:
     """Read one image and resize it to the coded size. Raises ImageError.
 
-    name: of the sample; None: the file's stem.
+    name: of the sample; None: the file's stem. number: in its data set.
     """
-    image = load_image(path)
+    place = os.fspath(path) if isinstance(path, str | os.PathLike) else str(name)
+    try:
+        image = load_image(opened(path))
+    except OSError as error:  # of a shard or the network
+        raise ImageError(f"{printable(place)}: cannot be read: {error}") from error
     height, width = image.shape[:2]
     try:
         resized = resize(image, short_side)
     except ImageError as error:
-        raise ImageError(f"{printable(path)}: {error}") from None
-    return Sample(name or file_name(Path(path).stem), resized, width, height, os.fspath(path))
+        raise ImageError(f"{printable(place)}: {error}") from None
+    return Sample(name or file_name(Path(place).stem), resized, width, height, place, number)
 
 
 # ---- sizes

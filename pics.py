@@ -45,6 +45,7 @@ from evaluation.flags import (
     execution,
     preset,
     rate,
+    row_of,
 )
 from evaluation.processes import leave, one_thread
 from models_ntc.bundled import StreamLayers, layers_of
@@ -108,7 +109,7 @@ def encode(args: argparse.Namespace) -> int:
     check(config.execution, device)
     with converting(folder, args.overwrite) as conversion:
         with one_thread(device == "cpu"):
-            encoder = load_encoder(args.preset, config, device)
+            encoder = load_encoder(row_of(args, args.preset), config, device)
         if folder:  # one progress bar, that of the folder
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
@@ -202,7 +203,8 @@ def decode_groups(
     from codec import Decoder
 
     device, decoder = choose_device(args.device), None
-    for (row, layers), jobs in groups.items():
+    for (written, layers), jobs in groups.items():
+        row = row_of(args, written)
         try:
             with one_thread(device == "cpu"):
                 if decoder is None or decoder.preset != row:

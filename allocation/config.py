@@ -36,5 +36,5 @@ class BudgetConfig(EncoderConfig):
     def fixes_prompt(self) -> bool:
         """Whether the prompt is sent as it is, whatever its size."""
         prompt = self.prompt
-        searched = prompt.text is None and prompt.source == "search"
+        searched = prompt.text is None and prompt.source in (None, "search")
         return prompt.sent and not (searched and prompt.length is None and prompt.size is None)

@@ -48,6 +48,8 @@ class BudgetEncoder(Encoder):
         timer: Callable[[str], AbstractContextManager] = nullcontext,
         tried: Sequence[Allocation] | None = None,
     ):
+        source = config.prompt.source or preset.prompt_from
+        config = replace(config, prompt=replace(config.prompt, source=source))
         self.given = config
         if tried is None:
             tried = allocations(load_table(preset.name), config.budget)
@@ -83,7 +85,7 @@ class BudgetEncoder(Encoder):
         tried = list(self.map(self.layers, materials))
         with self.timer("candidates"):
             best = self._best(images, tried)
-            return best, self.chooser.choose(images, [layers.conditions() for layers in best])
+            return best, self.chooser.choose(images, [self.conditions(layers) for layers in best])
 
     def _fingerprint(self) -> int:
         """Return that of the files with all layers that may be sent."""
@@ -155,7 +157,7 @@ class BudgetEncoder(Encoder):
         jobs = []
         for image, choices in zip(images, tried, strict=True):
             if len(choices) > 1:
-                jobs += [Job(layers.conditions(), 0, *image.shape[:2]) for layers in choices]
+                jobs += [Job(self.conditions(layers), 0, *image.shape[:2]) for layers in choices]
         generated = iter(self.chooser.generate_all(jobs))
         best = []
         for image, choices in zip(images, tried, strict=True):

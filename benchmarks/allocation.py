@@ -119,7 +119,8 @@ def of_budget(encoder: "BudgetEncoder", material, criterion: Measure) -> dict[Al
             payloads = layers.payloads()
             if any(payloads):
                 owners[allocation] = payloads
-                jobs[payloads] = Job(layers.conditions(), 0, *material.image.shape[:2])
+                conditions = encoder.conditions(layers)
+                jobs[payloads] = Job(conditions, 0, *material.image.shape[:2])
     generated = encoder.chooser.generate_all(list(jobs.values()))
     values = {}
     for payloads, recon in zip(jobs, generated, strict=True):

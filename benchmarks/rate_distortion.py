@@ -167,7 +167,7 @@ def curve_points(
 
 def format_points(rows: Sequence[dict], names: Sequence[str]) -> list[dict]:
     """Return the points of the formats: means over all images where a file of each fits."""
-    from reporting.rows import averages
+    from reporting.averages import averages
 
     points = []
     for name in distinct(rows, "format"):

@@ -4,7 +4,7 @@ reconstruction = Decoder(get_preset("tiny")).decode(data).image
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -89,6 +89,13 @@ class Decoder:
 
         return load_base_codec()
 
+    @cached_property
+    def _refine(self) -> Callable[..., np.ndarray]:
+        """What adds detail to reconstructions, loaded with the first colors."""
+        from diffusion.refiner import load_refiner
+
+        return load_refiner(self.preset, self.device)
+
     def decode(self, data: bytes, force: bool = False) -> Decoded:
         """Decode a stream and generate its reconstruction.
 
@@ -125,7 +132,8 @@ class Decoder:
         """
         from diffusion.consistency import consistent
 
-        prompts = [conditions.prompt.ids for conditions in each]
+        # what the text-to-image model is given: ids or text
+        prompts = [getattr(conditions.prompt, self.generator.prompts) for conditions in each]
         sketches = [one.sketch for one in each if one.sketch is not None]
         colors = [one.color for one in each if one.color is not None]
         images = self.generator.generate_each(
@@ -133,7 +141,10 @@ class Decoder:
         )
         if not colors or not self.preset.consistency:
             return images
-        return list(map(consistent, images, colors))
+        images = list(map(consistent, images, colors))
+        if not self.preset.refiner:
+            return images
+        return list(map(self._refine, images, colors, [one.sketch for one in each]))
 
     def fingerprint(self, layers: StreamLayers, naming: str = "written", words: bool = True) -> int:
         """Return 16 bits that name the preset and the models of a stream with these layers.

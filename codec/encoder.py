@@ -20,7 +20,7 @@ from diffusion.execution import PLAIN, Execution
 from models_ntc.bundled import BASE_FROM, StreamLayers, layers_of
 from presets import Preset, objection
 from prompt_inversion.options import PromptOptions
-from text_codec.prompt import Prompt
+from text_codec.prompt import NO_PROMPT
 
 if TYPE_CHECKING:
     from prompt_inversion.prompter import FoundPrompt
@@ -86,6 +86,10 @@ class Encoder:
         if self.color_bytes is None:
             self.color_bytes = preset.color_bytes if config.sketch else 0  # PIC is the prompt alone
         self.decoder = Decoder(preset, device, config.lam_sketch, config.execution)
+        network = self.decoder.sketch_codec.network if config.sketch else 0
+        colors = 0 < self.color_bytes < BASE_FROM, self.color_bytes >= BASE_FROM
+        # That of most files; it loads the ControlNet, which may not fit, before other models.
+        self.fingerprint = self.decoder.fingerprint(StreamLayers(network, *colors))
         self.clip = load_clip(preset.clip, device, self.decoder.generator.turns)
         check_vocabulary(preset.name, self.clip.tokenizer, self.decoder.generator.tokenizer)
         given = config.prompt, preset, self.clip, self.decoder.prompt_codec
@@ -98,9 +102,6 @@ class Encoder:
             from annotator import load_annotator
 
             self.annotator = load_annotator(preset.annotator, device)
-        network = self.decoder.sketch_codec.network if config.sketch else 0
-        colors = 0 < self.color_bytes < BASE_FROM, self.color_bytes >= BASE_FROM
-        self.fingerprint = self.decoder.fingerprint(StreamLayers(network, *colors))  # most files'
 
     def encode(
         self, images: Sequence[np.ndarray], source_sizes: Sequence[tuple[int, int]] | None = None
@@ -134,7 +135,14 @@ class Encoder:
             prompts = self.prompter.find(images)
         layers = [Layers(found, *rest) for found, rest in zip(prompts, coded, strict=True)]
         with self.timer("candidates"):
-            return layers, self.chooser.choose(images, [one.conditions() for one in layers])
+            return layers, self.chooser.choose(images, [self.conditions(one) for one in layers])
+
+    def conditions(self, layers: "Layers") -> Conditions:
+        """Return what a decoder makes of an image's layers."""
+        payload = layers.prompt.payload
+        prompt = self.decoder.prompt_codec.decode(payload) if payload else NO_PROMPT
+        color = layers.base if layers.base.payload else layers.color
+        return Conditions(prompt, layers.sketch.decoded, color.decoded)
 
     def _sketch(self, image: np.ndarray) -> "Coded":
         if self.annotator is None:
@@ -189,9 +197,3 @@ class Layers(NamedTuple):
         """Return the payloads in the order of the stream's layers, None for what is not sent."""
         sent = self.prompt, self.sketch, self.color, self.base
         return tuple(layer.payload for layer in sent)
-
-    def conditions(self) -> Conditions:
-        """Return what a decoder makes of them."""
-        prompt = Prompt(self.prompt.ids, "", None)
-        color = self.base if self.base.payload else self.color
-        return Conditions(prompt, self.sketch.decoded, color.decoded)

@@ -10,7 +10,7 @@ import sys
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
@@ -34,9 +34,18 @@ class ImageError(ValueError):
 
 def write(path: Path, content: bytes) -> None:
     """Write a whole file or none: first under a temporary name, then renamed. Raises OSError."""
+    write_parts(path, (content,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes], sync: bool = False) -> None:
+    """Write a file that is made part by part, as `write`; sync: it is on the disk afterwards."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

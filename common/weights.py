@@ -74,9 +74,10 @@ def _load_from(load: Load[Model], source: str) -> Model:
 def is_path(source: str) -> bool:
     """Return whether a source that does not exist was meant as a path, not as a hub id.
 
-    Hub ids are "owner/name[@revision]".
+    Hub ids are "owner/name[@revision]", or a file "owner/name/file.safetensors[@revision]".
     """
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", source) is None
+    file = r"(/[\w./-]+\.safetensors)?"
+    return re.fullmatch(rf"\w[\w.-]*/\w[\w.-]*{file}(@[\w./-]+)?", source) is None
 
 
 def load_errors() -> tuple[type[BaseException], ...]:

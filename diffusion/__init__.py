@@ -30,26 +30,7 @@ def load_generator(preset: Preset, device: str, execution: Execution = PLAIN) ->
 
 
 def load_tokenizer(preset: Preset) -> CLIPTokenizer | FileTokenizer:
-    """Return what turns ids into text as the preset's text-to-image model does, without the model.
+    """As `diffusion.tokenizers.load_tokenizer`."""
+    from diffusion import tokenizers
 
-    Of a local folder with a tokenizer.json it is a FileTokenizer, which needs no transformers.
-    Raises UnavailableError if no source of it can be loaded.
-    """
-    from common.weights import from_mirrors
-    from presets import cure
-    from pretrained.model_folders import clip_tokenizer, local_folder, one_error
-    from text_codec.tokenizer_file import FileTokenizer
-
-    def load(
-        source: str, revision: str | None, local_files_only: bool
-    ) -> CLIPTokenizer | FileTokenizer:
-        folder = local_folder(source)
-        file = folder and folder / "tokenizer" / "tokenizer.json"
-        if file and file.exists():
-            with one_error("tokenizer"):
-                return FileTokenizer(file)
-        where = {"revision": revision, "local_files_only": local_files_only}
-        return clip_tokenizer(source, subfolder="tokenizer", **where)
-
-    what = f"preset {preset.name}: tokenizer"
-    return from_mirrors(load, preset.generator, what, cure(preset.name))
+    return tokenizers.load_tokenizer(preset)

@@ -31,13 +31,13 @@ def consistent(image: np.ndarray, color: np.ndarray) -> np.ndarray:
     image: uint8 RGB (H, W, 3). color: uint8 RGB, (H/8, W/8, 3) or (H, W, 3). Returns uint8 RGB.
     """
     generated = _planes(image)
-    detail = generated - _low_band(generated)
+    detail = generated - low_band(generated)
     if color.shape == image.shape:
         sharp = _planes(np.asarray(Image.fromarray(color).filter(SHARPENING)))
-        known = _low_band(_planes(color)) - _low_band(sharp) + sharp
+        known = low_band(_planes(color)) - low_band(sharp) + sharp
         kept = known + DETAIL * detail
     else:
-        kept = _enlarged(_planes(color)) + detail
+        kept = enlarged(_planes(color)) + detail
     return rearrange(kept.clamp(0, 255).round(), "1 c h w -> h w c").to(torch.uint8).numpy()
 
 
@@ -46,10 +46,11 @@ def _planes(image: np.ndarray) -> torch.Tensor:
     return rearrange(torch.from_numpy(image.astype(np.float32)), "h w c -> 1 c h w")
 
 
-def _low_band(planes: torch.Tensor) -> torch.Tensor:
-    """Return the means of blocks, enlarged to the size of the image."""
-    return _enlarged(F.avg_pool2d(planes, SCALE))
+def low_band(planes: torch.Tensor) -> torch.Tensor:
+    """Return the means of the blocks of images, (N, C, H, W), enlarged to their size."""
+    return enlarged(F.avg_pool2d(planes, SCALE))
 
 
-def _enlarged(blocks: torch.Tensor) -> torch.Tensor:
+def enlarged(blocks: torch.Tensor) -> torch.Tensor:
+    """Return a color map or the means of blocks, (N, C, h, w), at the size of the image."""
     return F.interpolate(blocks, scale_factor=SCALE, mode="bicubic", align_corners=False)

@@ -51,11 +51,13 @@ class Names:
     def written(self) -> str:
         """The name that new files carry: of a small folder, its files; otherwise the content."""
         folder = Path(self.source)
-        return self.earlier if folder.exists() and is_small(folder) else self.content
+        return self.earlier if folder.is_dir() and is_small(folder) else self.content
 
     @cached_property
     def earlier(self) -> str:
         """The name that files carried when large folders were named by sizes, the hub by ids."""
+        if self.source.endswith(".safetensors"):  # a single file, which was not known then
+            return self.content
         return weights_name(self.source, self.sources)
 
     @cached_property
@@ -80,7 +82,11 @@ class Names:
 
 
 def _folder(source: str, revision: str | None) -> Path | None:
-    """Return the folder that a source was read from; None if the hub's cache does not say."""
+    """Return the folder that a source was read from; None if the hub's cache does not say, or for
+    a single file.
+    """
+    if source.endswith(".safetensors"):
+        return None
     if Path(source).exists():
         return Path(source)
     for marker in MARKERS:

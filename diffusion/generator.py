@@ -1,73 +1,53 @@
-"""The text-to-image model of a preset: Stable Diffusion pipelines, controlled by ids and seeds.
+"""The text-to-image model of a preset: a pipeline of diffusers, controlled by prompts and seeds.
 
     generator = Generator(get_preset("tiny"), "cpu")
     images = generator.generate(prompt_ids, seeds=[0, 1], height=256, width=384)
 
-An image depends on what is given here and on no global random generator: the prompt's ids, the
-sketch, the color map, the seed's noise, and the preset's steps, guidance and samplers.
+An image depends on what is given here and on no global random generator: the prompt, the sketch,
+the color map, the seed's noise, and the preset's steps, guidance and samplers. What differs between
+families of models is a row of `diffusion.families`.
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.weights import UnavailableError, from_mirrors
 from diffusion.content import Names
 from diffusion.control import (
-    COLOR_SCALE,
+    check_sizes,
     color_map,
     control_channels,
-    control_tensor,
+    control_settings,
+    control_tensors,
+    later_settings,
     takes_color,
 )
+from diffusion.controlnets import load_controlnet
 from diffusion.execution import PLAIN, Execution
-from diffusion.image_to_image import ControlFromLatents, TextFromLatents
-from diffusion.library import (
-    CLIPTokenizer,
-    ControlNetModel,
-    SchedulerMixin,
-    StableDiffusionControlNetPipeline,
-    VaeImageProcessor,
-    diffusers,
-    retrieve_latents,
-)
-from diffusion.loading import LIBRARIES, load_controlnet, load_pipeline
+from diffusion.families import Control, Family, family_of_pipeline
+from diffusion.image_to_image import from_latents
+from diffusion.latents import from_pictures, initial_noise, packed, started, without_chance
+from diffusion.library import VaeImageProcessor, diffusers
+from diffusion.loading import LIBRARIES, load_pipeline, taken
+from diffusion.prompts import IdPrompts, TextPrompts
+from diffusion.samplers import check_samplers, made, with_sampler
+from diffusion.tokenizers import load_clip_tokenizer
 from presets import Preset, PresetError, cure
 from pretrained.libraries import lean
 from pretrained.model_folders import one_error, quietly
-
-NAMED_PARTS = ("unet", "vae", "text_encoder", "scheduler")
-
-
-def initial_noise(seed: int, channels: int, height: int, width: int) -> torch.Tensor:
-    """Return the noise that a seed stands for, standard normal float32 (C, H, W) in latent pixels.
-
-    It is sampled on the CPU by a random generator of its own, so that a seed means the same image
-    on every device and in every batch, and rounded to multiples of 2**-16, because the last bits
-    depend on the processor.
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    normal = torch.randn(channels, height, width, generator=generator, dtype=torch.float64)
-    return normal.mul(2**16).round().div(2**16).float()
-
-
-def framed(ids: Sequence[int], tokenizer: CLIPTokenizer, length: int) -> list[int]:
-    """Return the input of the text encoder, `length` ids: BOS, the prompt's, EOS, padding."""
-    padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
-    return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]
 
 
 class Generator:
     """A text-to-image model; its ControlNet is loaded with the first sketch.
 
-    `tokenizer` is the model's own, `vocab_size` the number of its tokens: ids are below it. `turns`
-    are those of its models on the device if they cannot all be there, otherwise None.
+    `prompts` says what it is given of a prompt: its "ids" or its "text". `tokenizer` is that of
+    searched ids: the model's own, or for texts the preset's CLIP's. `turns` are those of its models
+    on the device if they cannot all be there, otherwise None.
 
     Raises UnavailableError if a model is not available, PresetError if the ControlNet does not
     take the preset's control image.
@@ -80,20 +60,31 @@ class Generator:
         # Without what is not needed; the compiler is, if it is asked for.
         self._lean = nullcontext if execution.compile else lean
         self.turns = self._make_turns()
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._names, self._text_pipeline = self._load(
             self._load_pipeline, preset.generator, "text-to-image model"
         )
-        self.tokenizer = self._text_pipeline.tokenizer
-        self.vocab_size = len(self.tokenizer)
+        family = self.family
+        if family.prompts == "text":
+            with self._lean(), quietly(*LIBRARIES):
+                self._prompts = TextPrompts(load_clip_tokenizer(preset), family)
+        else:
+            self._prompts = IdPrompts(self._text_pipeline, family, self.device)
+        self.prompts = family.prompts
+        self.tokenizer = self._prompts.tokenizer
         self._pipelines = {}
         if self.turns:
-            self.turns.add("text encoder", self._text_pipeline.text_encoder)
+            for part in family.encoders:
+                self.turns.add("text encoder", getattr(self._text_pipeline, part))
             self.turns.add("vae", self._text_pipeline.vae)
+
+    @property
+    def family(self) -> Family:
+        """The row of the model in `diffusion.families`."""
+        return family_of_pipeline(self._text_pipeline)
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt: Sequence[int] | str,
         seeds: Sequence[int],
         height: int,
         width: int,
@@ -104,11 +95,11 @@ class Generator:
         count = len(seeds)
         sketches = None if sketch is None else [sketch] * count
         colors = None if color is None else [color] * count
-        return self.generate_each([prompt_ids] * count, seeds, height, width, sketches, colors)
+        return self.generate_each([prompt] * count, seeds, height, width, sketches, colors)
 
     def generate_each(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | Sequence[str],
         seeds: Sequence[int],
         height: int,
         width: int,
@@ -117,8 +108,10 @@ class Generator:
     ) -> list[np.ndarray]:
         """Generate an image, uint8 (H, W, 3), for each prompt, seed, sketch and color map.
 
-        All are generated as one batch, in the order of `seeds`.
-        prompts: token ids without BOS and EOS; the preset's suffix is appended here.
+        All are generated as one batch, in the order of `seeds`; by models that are given texts, one
+        by one, for in batches their prompts would be padded.
+        prompts: token ids without BOS and EOS, or texts, see `prompts` of the class; the preset's
+            suffix is appended here.
         seeds: non-negative integers below 2**63; each stands for its own initial noise.
         height, width: pixels, multiples of the model's scale (8; `tiny` 16).
         sketches: uint8 (H, W) of that size, 255 = edge; None: no sketch.
@@ -129,7 +122,10 @@ class Generator:
         Raises ValueError for ids, sizes or seeds that the model cannot take, and for whatever the
         model raises.
         """
-        self._check(seeds, height, width, sketches, colors)
+        scale = self._text_pipeline.vae_scale_factor * self.family.patch
+        check_sizes(scale, height, width, sketches, colors)
+        if not seeds:
+            raise ValueError("no seed: each image needs one")
         with self._lean(), one_error(f"preset {self.preset.name}", PresetError, UnavailableError):
             images = self._images(prompts, seeds, height, width, sketches, colors)
         # Rounded on the device, which has less to do than to send floats.
@@ -138,89 +134,57 @@ class Generator:
 
     def _images(self, prompts, seeds, height: int, width: int, sketches, colors) -> torch.Tensor:
         """Return what `generate_each` does as (N, 3, H, W) in 0..1 on the device."""
+        if self.prompts == "ids":
+            return self._batch(prompts, seeds, height, width, sketches, colors)
+        images = []
+        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            sketch, color = (each and each[row : row + 1] for each in (sketches, colors))
+            images.append(self._batch([prompt], [seed], height, width, sketch, color))
+        return torch.cat(images)
+
+    def _batch(self, prompts, seeds, height: int, width: int, sketches, colors) -> torch.Tensor:
+        """Return images that are generated together."""
+        row, family = self.preset, self.family
         noise = self._noise(seeds, height, width)
         maps = None if colors is None else [color_map(color, height, width) for color in colors]
-        control = self._control(sketches, maps)
-        settings = self._settings(prompts, control is not None)
-        if colors is not None and not takes_color(self.preset.control):
-            latents = [self._encode_color(color, height, width) for color in colors]
-            output = self._generate_from(torch.cat(latents), noise, control, settings)
-        else:
-            settings |= {"latents": noise, "height": height, "width": width}
-            output = self._generate_from_noise(control, settings)
-        return output.images
-
-    def _check(self, seeds, height: int, width: int, sketches, colors) -> None:
-        """Raise ValueError for sizes that the model cannot take or that do not agree."""
-        scale = self._text_pipeline.vae_scale_factor
-        if height % scale or width % scale or min(height, width) < scale:
-            raise ValueError(f"cannot generate {height}x{width}: both must be multiples of {scale}")
-        size = f"{height}x{width}"
-        for sketch in sketches or ():
-            if sketch.shape != (height, width):
-                raise ValueError(f"sketch of shape {sketch.shape} for an image of {size}")
-        small = (height // COLOR_SCALE, width // COLOR_SCALE, 3)
-        for color in colors or ():
-            if color.shape not in (small, (height, width, 3)):
-                raise ValueError(f"color map of shape {color.shape} for an image of {size}")
-        if not seeds:
-            raise ValueError("no seed: each image needs one")
+        control = control_tensors(sketches, row.control, maps, family.signed)
+        settings = self._prompts.settings(prompts, row.suffix, row.negative_prompt, row.guidance)
+        settings |= {"num_inference_steps": row.steps, family.guidance: row.guidance}
+        settings["output_type"] = "pt"
+        from_colors = colors is not None and not takes_color(row.control)
+        clean = None
+        if from_colors:
+            clean = from_pictures(self._text_pipeline, colors, height, width, family.upcast)
+            clean = clean.to(self.device, self.dtype)
+        if clean is not None and family.from_colors:
+            return self._generate_from(clean, noise, control, settings).images
+        if clean is not None:
+            schedule = self._pipeline(control is not None).scheduler
+            given = clean, noise, row.steps, row.color_strength, family.patch
+            settings["sigmas"], noise = started(schedule, *given)
+        latents = packed(noise) if family.packed else noise
+        settings |= {"latents": latents, "height": height, "width": width}
+        if control is not None:
+            settings |= control_settings(row, control, self._use.image)
+        return self._pipeline(control is not None)(**settings).images
 
     def _noise(self, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
         """Return the initial noise of all seeds, (N, C, h, w) in latent pixels."""
         scale = self._text_pipeline.vae_scale_factor
-        channels = self._text_pipeline.unet.config.in_channels
+        channels = self.family.size_of(self._network.config)
         noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
-        return torch.stack(noise).to(self.device, self.dtype)
+        # Pipelines that are given texts convert it themselves.
+        dtype = self.dtype if self.prompts == "ids" else torch.float32
+        return torch.stack(noise).to(self.device, dtype)
 
-    def _control(self, sketches, colors) -> torch.Tensor | None:
-        """Return the control images, (N, C, h, w), or None if there is nothing to show."""
-        control = self.preset.control
-        if not takes_color(control):
-            colors = None
-        if sketches is None and colors is None:
-            return None
-        count = len(colors if sketches is None else sketches)
-        pairs = zip(sketches or [None] * count, colors or [None] * count, strict=True)
-        return torch.cat([control_tensor(sketch, control, color) for sketch, color in pairs])
-
-    def _settings(self, prompts: Sequence[Sequence[int]], controlled: bool) -> dict:
-        """Return the arguments that all pipelines take."""
-        settings = self._text_conditions(prompts)
-        settings["num_inference_steps"] = self.preset.steps
-        settings["guidance_scale"] = self.preset.guidance
-        settings["output_type"] = "pt"
-        if controlled:
-            settings["controlnet_conditioning_scale"] = self.preset.control_scale
-        return settings
-
-    def _generate_from_noise(self, control: torch.Tensor | None, settings: dict):
-        if control is None:
-            return self._text_pipeline(**settings)
-        pipeline = self._pipeline(StableDiffusionControlNetPipeline)
-        return pipeline(image=control, **settings)
-
-    def _generate_from(
-        self,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        control: torch.Tensor | None,
-        settings: dict,
-    ):
+    def _generate_from(self, clean: torch.Tensor, noise: torch.Tensor, control, settings: dict):
+        """Draw by an image-to-image class."""
         settings = settings | {"strength": self.preset.color_strength}
-        if control is None:
-            return self._pipeline(TextFromLatents).generate_from(latents, noise, **settings)
-        pipeline = self._pipeline(ControlFromLatents)
-        return pipeline.generate_from(latents, noise, control_image=control, **settings)
-
-    @torch.no_grad()
-    def _encode_color(self, color: np.ndarray, height: int, width: int) -> torch.Tensor:
-        """Return the latents (1, C, h, w) of an enlarged color map, or of a base: the mode."""
-        large = Image.fromarray(color).resize((width, height), Image.Resampling.BICUBIC)
-        vae = self._text_pipeline.vae
-        pixels = self._text_pipeline.image_processor.preprocess(large).to(self.device, self.dtype)
-        latents = retrieve_latents(vae.encode(pixels), sample_mode="argmax")
-        return latents * vae.config.scaling_factor
+        if control is not None:
+            settings |= control_settings(self.preset, control, "control_image")
+        kind = self.family.from_colors if control is None else self._use.from_colors
+        pipeline = self._made(from_latents(kind), control is not None)
+        return pipeline.generate_from(clean, noise, **settings)
 
     def identity(self, sketch: bool = False, color: bool = False, naming: str = "written") -> bytes:
         """Return 32 bytes that name all that an image depends on: models and settings.
@@ -238,8 +202,9 @@ class Generator:
             row.color_strength,
         ]
         if sketch or (color and takes_color(row.control)):
-            parts += [getattr(self._controlnet[0], naming), row.control]
-            parts += [row.control_scale, row.sketch_sampler]
+            parts += [getattr(self._controlnet[0], naming), row.control, row.control_scale]
+            parts += [row.sketch_sampler, *later_settings(row)]
+            parts += [getattr(names, naming) for names, _ in self._more_controlnets]
         else:
             parts += [row.sampler]
         return hashlib.sha256(repr(parts).encode()).digest()
@@ -253,18 +218,24 @@ class Generator:
     @quietly(*LIBRARIES)
     def _load_pipeline(self, source: str, revision: str | None, local_files_only: bool):
         where = source, revision, local_files_only
-        pipeline = load_pipeline(*where, self.device.type == "cuda", self.preset.name)
+        half = self.device.type == "cuda"
+        pipeline = load_pipeline(*where, half, self.preset.name)
+        family = family_of_pipeline(pipeline)
+        self.dtype = getattr(torch, family.dtype) if half else torch.float32
         pipeline.to(self._home, self.dtype)
-        if self.device.type == "cuda":  # on a CPU sums would be rounded otherwise than before
+        if half:  # on a CPU sums would be rounded otherwise than before
             pipeline.vae.to(memory_format=torch.channels_last)
-        self._prepare(pipeline.unet)
-        pipeline = self._with_sampler(pipeline, self.preset.sampler)
-        models = {part: getattr(pipeline, part) for part in NAMED_PARTS}
+        without_chance(pipeline.vae)
+        self._prepare(getattr(pipeline, family.network))
+        check_samplers(self.preset, family)
+        with_sampler(pipeline, self.preset.sampler, self.preset.name)
+        models = {part: getattr(pipeline, part) for part in family.models}
         return Names(source, revision, self.preset.generator, models), pipeline
 
     @quietly(*LIBRARIES)
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
-        model = load_controlnet(source, revision, local_files_only, self.preset.name)
+        where = source, revision, local_files_only
+        model = load_controlnet(*where, self.preset.name, self._text_pipeline)
         model.to(self._home, self.dtype, memory_format=torch.channels_last)
         self._prepare(model)
         names = Names(source, revision, self.preset.controlnet, {"controlnet": model})
@@ -292,100 +263,68 @@ class Generator:
             self.turns.add("unet", model)
 
     @cached_property
-    def _controlnet(self) -> tuple[Names, ControlNetModel]:
+    def _controlnet(self) -> tuple[Names, diffusers.ModelMixin]:
         """Return its names and the model. Raises PresetError if it takes other channels."""
         row = self.preset
         names, model = self._load(self._load_controlnet, row.controlnet, "ControlNet")
         given = control_channels(row.control)
-        taken = model.config.conditioning_channels
-        if given != taken:
+        channels = model.config.get("conditioning_channels", given)
+        if given != channels:
             raise PresetError(
-                f"preset {row.name}: the ControlNet {names.source} takes {taken} channels, "
+                f"preset {row.name}: the ControlNet {names.source} takes {channels} channels, "
                 f'but control "{row.control}" gives {given}: change one of the two'
             )
-        self._sampler(row.sketch_sampler)  # before the first image
+        made(row.sketch_sampler, self._text_pipeline.scheduler, row.name)  # before the first image
         return names, model
 
-    def _pipeline(self, kind: type):
+    @cached_property
+    def _more_controlnets(self) -> list[tuple[Names, diffusers.ModelMixin]]:
+        """Return those that get the same control image. Raises PresetError if only one may be."""
+        more = self.preset.more_controlnets
+        if more and not self._use.several:
+            name = type(self._controlnet[1]).__name__
+            raise PresetError(f"preset {self.preset.name}: there can be only one {name}")
+        return [self._load(self._load_controlnet, [one], "ControlNet") for one in more]
+
+    @property
+    def _use(self) -> Control:
+        """How the ControlNet is used."""
+        return self.family.controls[type(self._controlnet[1]).__name__]
+
+    def _pipeline(self, controlled: bool):
+        """Return the pipeline that starts from noise, with or without a ControlNet."""
+        if not controlled:
+            return self._text_pipeline
+        return self._made(getattr(diffusers, self._use.pipeline), True)
+
+    def _made(self, kind: type, controlled: bool):
         """Return the pipeline of a class of diffusers, made once of the loaded models."""
         if kind not in self._pipelines:
-            models = dict(self._text_pipeline.components)
+            models = taken(kind, self._text_pipeline.components)
             sampler = self.preset.sampler
-            if "controlnet" in inspect.signature(kind.__init__).parameters:
-                models["controlnet"] = self._controlnet[1]
+            if controlled:
+                several = [model for _, model in (self._controlnet, *self._more_controlnets)]
+                models["controlnet"] = several if len(several) > 1 else several[0]
                 sampler = self.preset.sketch_sampler
-            pipeline = self._with_sampler(kind(**models, requires_safety_checker=False), sampler)
+            off = taken(kind, {"requires_safety_checker": False, "add_watermarker": False})
+            pipeline = with_sampler(kind(**models, **off), sampler, self.preset.name)
             # control_tensor gives what the ControlNet reads, in its own size: nothing to convert.
             plain = VaeImageProcessor(do_resize=False, do_convert_rgb=False, do_normalize=False)
             pipeline.control_image_processor = plain
             self._pipelines[kind] = pipeline
         return self._pipelines[kind]
 
-    def _with_sampler(self, pipeline, name: str):
-        pipeline.scheduler = self._sampler(name, pipeline.scheduler)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def _sampler(self, name: str, like=None) -> SchedulerMixin:
-        """Return a sampler with the settings of the model's own.
-
-        Raises PresetError if diffusers, in this version, has none of that name or needs a package
-        for it, or if it does not take the settings.
-        """
-        like = like or self._text_pipeline.scheduler
-        try:
-            with self._lean():
-                return getattr(diffusers, name).from_config(like.config)
-        except Exception as error:  # they are a stranger's settings
-            reason = " ".join(str(error).split())
-            what = f"preset {self.preset.name}: sampler {name}"
-            raise PresetError(f"{what}: {type(error).__name__}: {reason}") from error
-
-    def _text_conditions(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Return the text embeddings (N, L, D) of the prompts and of the negative prompt."""
-        embedded = {}  # each prompt once and alone: in a batch it would be rounded otherwise
-        for ids in map(tuple, prompts):
-            if ids not in embedded:
-                embedded[ids] = self._embed([*ids, *self._ids(self.preset.suffix)])
-        conditions = {"prompt_embeds": torch.cat([embedded[tuple(ids)] for ids in prompts])}
-        if self.preset.guidance > 1:
-            negative = self._negative_embeds.expand(len(prompts), -1, -1)
-            conditions["negative_prompt_embeds"] = negative
-        return conditions
-
-    @cached_property
-    def _negative_embeds(self) -> torch.Tensor:
-        return self._embed(self._ids(self.preset.negative_prompt))
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    @property
+    def _network(self):
+        """The network that runs at every step."""
+        return getattr(self._text_pipeline, self.family.network)
 
     @property
     def parameters(self) -> int:
         """The number of weights of the network that runs at every step."""
-        return self._text_pipeline.unet.num_parameters()
+        return self._network.num_parameters()
 
     @property
     def longest_prompt(self) -> int:
-        """The most ids that fit beside BOS, EOS and the preset's suffix."""
-        return self._text_length - 2 - len(self._ids(self.preset.suffix))
-
-    @property
-    def _text_length(self) -> int:
-        config = self._text_pipeline.text_encoder.config
-        return min(self.tokenizer.model_max_length, config.max_position_embeddings)
-
-    @torch.no_grad()
-    def _embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return the text encoder's last hidden state, (1, L, D), for ids without BOS and EOS."""
-        length = self._text_length
-        if len(ids) + 2 > length:
-            raise ValueError(
-                f"prompt and suffix have {len(ids)} tokens; {length - 2} fit this text encoder"
-            )
-        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            raise ValueError(
-                f"token ids from {min(ids)} to {max(ids)}; the vocabulary has {self.vocab_size}"
-            )
-        row = torch.tensor([framed(ids, self.tokenizer, length)], device=self.device)
-        return self._text_pipeline.text_encoder(row).last_hidden_state
+        """The most ids that fit beside the preset's suffix and what the model adds."""
+        return self._prompts.longest(self.preset.suffix)

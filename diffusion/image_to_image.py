@@ -1,17 +1,16 @@
 """Image-to-image pipelines of diffusers that start from given latents and given noise.
 
-    pipeline = TextFromLatents(**components)
-    pipeline.generate_from(latents, noise, strength=0.8, ...)
+    kind = from_latents("StableDiffusionImg2ImgPipeline")
+    kind(**components).generate_from(latents, noise, strength=0.8, ...)
 
 The stock pipelines draw both from random generators.
 """
 
+from functools import cache
+
 import torch
 
-from diffusion.library import (
-    StableDiffusionControlNetImg2ImgPipeline,
-    StableDiffusionImg2ImgPipeline,
-)
+from diffusion.library import diffusers
 
 
 class _FromLatents:
@@ -28,9 +27,7 @@ class _FromLatents:
         return self.scheduler.add_noise(self._latents, self._noise, timestep)
 
 
-class TextFromLatents(_FromLatents, StableDiffusionImg2ImgPipeline):
-    """Image-to-image from latents, by a prompt."""
-
-
-class ControlFromLatents(_FromLatents, StableDiffusionControlNetImg2ImgPipeline):
-    """Image-to-image from latents, by a prompt and a control image."""
+@cache
+def from_latents(name: str) -> type:
+    """Return the image-to-image class of diffusers of that name that has `generate_from`."""
+    return type(f"{name}FromLatents", (_FromLatents, getattr(diffusers, name)), {})

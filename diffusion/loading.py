@@ -1,4 +1,4 @@
-"""Pipelines and ControlNets, loaded from a source with every weight checked, and named by hash.
+"""Pipelines, loaded from a source with every weight checked, and named by hash.
 
     pipeline = load_pipeline("owner/name", None, local_files_only=False)
     weights_name("/folder", ["/folder", "owner/name"])
@@ -8,26 +8,25 @@ numbers and only reports it; diffusers leaves them on the "meta" device. Both ar
 """
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import torch
 
+from diffusion.families import CLIP_TOKENIZER, CONDITIONS, FAMILIES, ONLY, Family, family_of
 from diffusion.library import (
-    CLIPTextModel,
-    ControlNetModel,
     SchedulerMixin,
-    StableDiffusionPipeline,
     diffusers,
     diffusers_logging,
     transformers,
     transformers_logging,
 )
-from pretrained.hub import announce_fetch, announce_weights, is_here, listing, weight_file
-from pretrained.libraries import without_draws
+from pretrained.hub import announce_fetch, is_here, listing, weight_file
+from pretrained.libraries import whole, without_draws
 from pretrained.model_folders import (
+    EVERY_BYTE,
     check_config,
     check_numbers,
     check_size,
@@ -44,23 +43,19 @@ LIBRARIES = (diffusers_logging, transformers_logging)  # for `quietly`
 HASHED_BYTES = 200_000_000  # larger folders were named by the sizes of their files alone
 TEXT_FILES = (".json", ".md", ".txt")  # that Git may give the line ends of the machine
 MOST_IN_SCHEDULER = 100_000  # of the whole numbers in its configuration
-# The parts of a model and their classes. Others (a safety checker) are named and not loaded.
-PARTS = {
-    "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")),
-    "text_encoder": ("transformers", ("CLIPTextModel", "CLIPTextModelWithProjection")),
-    "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
-}
-# Pipelines of Stable Diffusion 1 and 2, and what those of later families have beside it.
-FAMILY = "StableDiffusion(?!XL|3)|LatentConsistencyModel"
-OTHER_PARTS = ("text_encoder_2", "transformer")
-OTHER_CONDITIONS = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type")
-ONLY = "only models of the family of Stable Diffusion 1 and 2 can be drawn with"
 NOT_LOADED = (
     [None, None],
     ["stable_diffusion", "StableDiffusionSafetyChecker"],
     ["transformers", "CLIPFeatureExtractor"],  # an older name of an image processor
 )
+# What pipelines may have beside their parts, and do without.
+SWITCHED_OFF = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "image_encoder": None,
+    "requires_safety_checker": False,
+    "add_watermarker": False,
+}
 
 
 def load_pipeline(
@@ -69,10 +64,11 @@ def load_pipeline(
     local_files_only: bool,
     half: bool = False,
     what: str = "text-to-image model",
-) -> StableDiffusionPipeline:
-    """Load a text-to-image pipeline on the CPU, in float32 and without a safety checker.
+):
+    """Load the pipeline of a text-to-image model on the CPU, without a safety checker.
 
-    half: it is going to compute in float16, and may be read from files of such weights. what: it is
+    half: it is going to compute in 16 bits. Weights that are published in float16, too, are then
+    read from those files, and others as their family's dtype; otherwise as float32. what: it is
     called when it is fetched.
     Its files, classes and sizes are checked before a library makes any of it. Raises ValueError if
     they are refused or if weights are missing, OSError or ImportError for what cannot be read.
@@ -80,64 +76,79 @@ def load_pipeline(
     where = {"revision": revision, "local_files_only": local_files_only}
     folder = local_folder(source)
     with one_error("model_index.json"):
-        index = StableDiffusionPipeline.load_config(source, **where)
-        check_index(index)
-    _check_parts(index, source, folder, where)
+        index = diffusers.StableDiffusionPipeline.load_config(source, **where)
+        family = check_index(index)
+    if family.network == "transformer":
+        whole("diffusers.models.transformers")
+    _check_parts(family, index, source, folder, where)
+    read = dict(where)
     if folder is None:
-        where["variant"] = fetched_variant(what, source, revision, local_files_only, half)
-    encoder = _load_text_encoder(source, where)
-    size = encoder.config.vocab_size
-    read = {"revision": revision, "local_files_only": local_files_only}
-    tokenizer = clip_tokenizer(source, size, subfolder="tokenizer", **read)
+        where["variant"] = _fetched(family, what, source, revision, local_files_only, half)
+    dtype = _dtype(family, half)
+    parts = {}
+    for part in family.encoders:
+        kind = _encoder_class(family, index, part)
+        parts[part] = _load_text_encoder(kind, part, source, where | {"dtype": dtype})
+    parts |= _load_tokenizers(family, index, source, parts, read)
     with one_error("scheduler"):
         kind = getattr(diffusers, index["scheduler"][1])
-        scheduler = kind.from_pretrained(source, subfolder="scheduler", **read)
-    with one_error("unet or vae"):
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            source,
-            text_encoder=encoder,
-            tokenizer=tokenizer,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-            low_cpu_mem_usage=True,
-            **where,
+        parts["scheduler"] = kind.from_pretrained(source, subfolder="scheduler", **read)
+    with one_error(f"{family.network} or vae"):
+        kind = getattr(diffusers, family.pipeline)
+        off = taken(kind, SWITCHED_OFF)
+        pipeline = kind.from_pretrained(
+            source, **parts, **off, torch_dtype=dtype, low_cpu_mem_usage=True, **where
         )
-    _check_whole(pipeline)
+    _check_whole(pipeline, family)
     # One image at a time: less memory, and the same result in any batch.
     pipeline.vae.enable_slicing()
-    # The layout in which convolutions compute: a fifth less time.
-    pipeline.unet.to(memory_format=torch.channels_last)
+    if family.network == "unet":
+        # The layout in which convolutions compute: a fifth less time.
+        pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
 
 
-def load_controlnet(
-    source: str, revision: str | None, local_files_only: bool, what: str = "ControlNet"
-) -> ControlNetModel:
-    """Load a ControlNet on the CPU, in float32; as `load_pipeline`."""
-    where = {"revision": revision, "local_files_only": local_files_only}
-    folder = local_folder(source)
-    with one_error("ControlNet"):
-        _check_model(ControlNetModel, source, folder, where)
-        if folder is None and not local_files_only:
-            announce_weights(what, source, revision, [NETWORK])
-        model = ControlNetModel.from_pretrained(source, low_cpu_mem_usage=True, **where)
-        _refuse_missing("network", _without_data(model))
-    return model
+def _dtype(family: Family, half: bool) -> torch.dtype | None:
+    """Return as what weights are read; None: as float32, from files of any kind."""
+    return torch.bfloat16 if half and family.dtype == "bfloat16" else None
+
+
+def taken(kind: type, options: Mapping) -> dict:
+    """Return those of some options that a class takes by name."""
+    names = signature(kind.__init__).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _fetched(
+    family: Family, what: str, source: str, revision: str | None, local_files_only: bool, half: bool
+) -> str | None:
+    """As `fetched_variant`, of any family."""
+    if family.dtype == "float16":
+        stems = [f"{part}/{NETWORK}" for part in (family.network, "vae")]
+        stems += [f"{part}/model" for part in family.encoders]
+        return fetched_variant(what, source, revision, local_files_only, half, stems)
+    if not local_files_only:
+        files = listing(source, revision)
+        read = [file for file in files if file.split("/")[0] in family.parts]
+        announce_fetch(what, source, revision, {file: files[file] for file in read})
+    return None
 
 
 def fetched_variant(
-    what: str, source: str, revision: str | None, local_files_only: bool, half: bool
+    what: str,
+    source: str,
+    revision: str | None,
+    local_files_only: bool,
+    half: bool,
+    stems: Sequence[str] = STEMS,
 ) -> str | None:
     """Return which files of a pipeline of the hub are read, and say what has to be fetched.
 
     Those are "fp16", half as large, if `half` and if the repository has them for all parts and not
     all others are here already; otherwise None. Arguments as of `load_pipeline`.
     """
-    plain = [f"{stem}.safetensors" for stem in STEMS]
-    small = [f"{stem}.{HALF}.safetensors" for stem in STEMS]
+    plain = [f"{stem}.safetensors" for stem in stems]
+    small = [f"{stem}.{HALF}.safetensors" for stem in stems]
     if all(is_here(source, revision, file) for file in plain):
         return None
     if half and all(is_here(source, revision, file) for file in small):
@@ -146,42 +157,41 @@ def fetched_variant(
         return None
     files = listing(source, revision)
     halved = half and set(small) <= set(files)
-    chosen = small if halved else [weight_file(files, stem) for stem in STEMS]
+    chosen = small if halved else [weight_file(files, stem) for stem in stems]
     announce_fetch(what, source, revision, {file: files.get(file, 0) for file in chosen})
     return HALF if halved else None
 
 
-def check_index(index: object) -> None:
-    """Raise ValueError unless a model_index.json names classes of diffusers and transformers alone.
+def check_index(index: object) -> Family:
+    """Return the family of a model_index.json.
 
-    The loader would import a module of any other name, from the folder if it is there.
+    Raises ValueError unless it is of a known one and names its classes of diffusers and
+    transformers alone. The loader would import a module of any other name, from the folder if it is
+    there.
     """
     if not isinstance(index, dict) or not isinstance(index.get("_class_name", ""), str):
         raise ValueError('it must be an object whose "_class_name" is the name of one pipeline')
-    _check_family(index)
+    family = family_of(index)
+    _check_family(family, index)
     for part, named in index.items():
         if isinstance(named, list) and named not in NOT_LOADED:
             _check_class(part, named)
-    for part, (library, names) in PARTS.items():
+    for part, (library, names) in family.parts.items():
         named = index.get(part)
         if named not in [[library, name] for name in names]:
             raise ValueError(f"{part} is {named}: it must be {library}, {' or '.join(names)}")
     named = index.get("scheduler")
     if not isinstance(named, list) or named[0] != "diffusers" or not _is_scheduler(named[1]):
         raise ValueError(f"scheduler is {named}: it must be a scheduler of diffusers")
+    return family
 
 
-def _check_family(index: dict) -> None:
-    """Raise ValueError for a pipeline that is not of Stable Diffusion 1 or 2.
-
-    Later families have other classes, a second text encoder or a transformer
-    (https://huggingface.co/docs/diffusers/api/pipelines/overview).
-    """
-    name = index.get("_class_name", "StableDiffusionPipeline")
-    parts = [part for part in OTHER_PARTS if index.get(part) not in (None, [None, None])]
-    if parts or not re.match(FAMILY, name):
-        held = f" with {parts[0]}" if parts else ""
-        raise ValueError(f"it is a {name}{held}: {ONLY}")
+def _check_family(family: Family, index: dict) -> None:
+    """Raise ValueError for a part that models of this family do not have, but others do."""
+    parts = {part for other in FAMILIES for part in other.parts}
+    for part in sorted(parts - set(family.parts)):
+        if index.get(part) not in (None, [None, None]):
+            raise ValueError(f"it is a {index.get('_class_name')} with {part}: {ONLY}")
 
 
 def _check_class(part: str, named: list) -> None:
@@ -198,62 +208,93 @@ def _is_scheduler(name: str) -> bool:
     return issubclass(getattr(diffusers, name), SchedulerMixin)
 
 
-def _check_parts(index: dict, source: str, folder: Path | None, where: dict) -> None:
+def _check_parts(
+    family: Family, index: dict, source: str, folder: Path | None, where: dict
+) -> None:
     """Raise ValueError if a part's configuration asks for more than its weights."""
-    for part in ("unet", "vae"):
+    for part in (family.network, "vae"):
         with one_error(part):
             kind = getattr(diffusers, index[part][1])
             inside = folder and folder / part
-            _check_model(kind, source, inside, where | {"subfolder": part})
-    with one_error("text_encoder"):
-        inside = folder and folder / "text_encoder"
-        kind = CLIPTextModel
-        check_transformers(kind, source, inside, subfolder="text_encoder", **where)
+            check_model(kind, family, source, inside, where | {"subfolder": part})
+    for part in family.encoders:
+        with one_error(part):
+            inside = folder and folder / part
+            kind = _encoder_class(family, index, part)
+            check_transformers(kind, source, inside, subfolder=part, **where)
     with one_error("scheduler"):
         kind = getattr(diffusers, index["scheduler"][1])
         check_numbers(kind.load_config(source, subfolder="scheduler", **where), MOST_IN_SCHEDULER)
 
 
-def _check_model(kind: type, source: str, folder: Path | None, where: dict) -> None:
+def check_model(kind: type, family: Family, source: str, folder: Path | None, where: dict) -> None:
     """Check the configuration of a model of diffusers. Raises as `check_size`."""
     config = kind.load_config(source, **where)
     check_config(config)
-    others = [name for name in OTHER_CONDITIONS if config.get(name)]
+    others = [name for name in CONDITIONS if config.get(name) and name not in family.conditions]
     if others:
         raise ValueError(f"its config has {others[0]}: {ONLY}")
     check_size(folder, partial(kind.from_config, config))
 
 
-def _load_text_encoder(source: str, where: dict) -> CLIPTextModel:
-    with one_error("text_encoder"), without_draws():
-        encoder, report = CLIPTextModel.from_pretrained(
+def _encoder_class(family: Family, index: dict, part: str) -> type:
+    """Return the class of a text encoder; without its projection where nothing asks for that."""
+    if family.prompts == "ids" and not family.pooled:
+        return transformers.CLIPTextModel
+    return getattr(transformers, index[part][1])
+
+
+def _load_text_encoder(kind: type, part: str, source: str, where: dict):
+    with one_error(part), without_draws():
+        encoder, report = kind.from_pretrained(
             source,
-            subfolder="text_encoder",
+            subfolder=part,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **where,
         )
     mismatched = [key for key, *_ in report["mismatched_keys"]]
-    _refuse_missing("text encoder", [*report["missing_keys"], *mismatched])
+    refuse_missing(part.replace("_", " "), [*report["missing_keys"], *mismatched])
     return encoder
 
 
-def _check_whole(pipeline: StableDiffusionPipeline) -> None:
+def _load_tokenizers(family: Family, index: dict, source: str, encoders: dict, where: dict) -> dict:
+    """Return the tokenizers of the text encoders."""
+    tokenizers = {}
+    for part, encoder in encoders.items():
+        name = part.replace("text_encoder", "tokenizer")
+        if family.parts[name] == CLIP_TOKENIZER:
+            size = encoder.config.vocab_size
+            tokenizers[name] = clip_tokenizer(source, size, subfolder=name, **where)
+            continue
+        with one_error(name):
+            kind = getattr(transformers, index[name][1])
+            tokenizers[name] = kind.from_pretrained(source, subfolder=name, **where)
+            tokenizers[name](EVERY_BYTE)
+    words = [tokenizer.get_vocab() for tokenizer in tokenizers.values()]
+    if family.prompts == "ids" and any(other != words[0] for other in words):
+        raise ValueError("its tokenizers have different tokens")
+    return tokenizers
+
+
+def _check_whole(pipeline, family: Family) -> None:
     """Raise ValueError if weights of a pipeline are missing, or if its parts do not fit."""
-    _refuse_missing("unet", _without_data(pipeline.unet))
-    _refuse_missing("vae", _without_data(pipeline.vae))
-    channels = pipeline.unet.config.in_channels
-    latents = pipeline.vae.config.latent_channels
+    network = getattr(pipeline, family.network)
+    refuse_missing(family.network, without_data(network))
+    refuse_missing("vae", without_data(pipeline.vae))
+    channels = family.size_of(network.config)
+    config = pipeline.vae.config
+    latents = config.get("latent_channels", config.get("z_dim"))
     if channels != latents:
-        raise ValueError(f"its unet takes {channels} channels, its vae gives {latents}")
+        raise ValueError(f"its {family.network} takes {channels} channels, its vae gives {latents}")
 
 
-def _without_data(model: torch.nn.Module) -> list[str]:
+def without_data(model: torch.nn.Module) -> list[str]:
     """Return the names of the weights that the file of a diffusers model does not hold."""
     return [name for name, weight in model.named_parameters() if weight.is_meta]
 
 
-def _refuse_missing(part: str, missing: Sequence[str]) -> None:
+def refuse_missing(part: str, missing: Sequence[str]) -> None:
     """Raise ValueError if weights are missing from a part of the model."""
     if missing:
         names = ", ".join(sorted(missing)[:3])

@@ -121,7 +121,7 @@ class Conversion:
         file is done on one core by a small model. Raises OSError if the disk is full or a worker
         was killed.
         """
-        workers = worker_count(device, parameters)
+        workers = min(worker_count(device, parameters), len(jobs))
         alone = workers > 0 and not self.folder
         if alone:
             workers = 0

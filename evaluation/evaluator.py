@@ -1,25 +1,28 @@
-"""What is done with each image of a run: encode, decode, measure, write its files."""
+"""What is done with each image of a run: encode, decode, measure, make its files."""
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import bitstream
 import color_codec
 from codec import Conditions, Decoded, Encoded, Encoder
-from common.files import png, reason_of, write
+from common.files import png, printable, reason_of, write
 from dataloaders import ImageError, Sample, Samples
 from diffusion.candidates import layers_of
 from evaluation.timing import Stopwatch, peak_memory, reset_peak_memory
 from metrics import MetricSet
 from metrics.baselines import BudgetError, Codec, compress
-from reporting.records import record_file
-from reporting.rows import FAILED, RECORD
+from reporting.log import line_of, place_of
+from reporting.records import SCHEMA, record_file
+from reporting.rows import RECORD
 
 # Of one image; a full disk is none of these.
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
+MOST_REASON = 10_000  # characters of why an image failed
 
 
 @dataclass(eq=False)
@@ -43,28 +46,59 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of an image."""
+
+    index: int  # in the data set
+    name: str
+    line: bytes  # its line of the log
+    failure: str = ""  # why it could not be done
+    files: dict[str, bytes] = field(default_factory=dict)  # what stays, by the endings of names
+
+
+Store = Callable[[Outcome], Outcome]  # takes what is to be written
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """Does the images of one process: `do`, or its steps by `evaluation.overlap`.
 
-    Each step records the images that fail in it and leaves them out of what it returns.
+    Each step notes the images that fail in it and leaves them out of what it returns; `outcomes`
+    gives these and those that are done.
     """
 
-    folder: Path  # of the run
     encoder: Encoder
     metrics: MetricSet
     codecs: dict[str, Codec]  # the baselines
     timer: Stopwatch  # of the encoder's stages
     device: str
     together: int = 1  # reconstructions that are generated in one batch
+    keep: str = "all"  # as --keep says (flags.py)
+    store: Store = lambda outcome: outcome  # of each image that is done, in any thread
+    _ended: SimpleQueue = field(default_factory=SimpleQueue)
 
-    def do(self, indices: Sequence[int], samples: Samples) -> None:
-        """Do some of the images together; record those that cannot be read or done."""
-        works = self.encode(self.read(indices, samples))
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of the images that ended since the last call."""
+        ended = []
+        while True:
+            try:
+                ended.append(self._ended.get_nowait())
+            except Empty:
+                return ended
+
+    def do(self, indices: Sequence[int], samples: Samples) -> list[Outcome]:
+        """Do some of the images together and return what became of them."""
+        return self.do_samples(self.read(indices, samples))
+
+    def do_samples(self, samples: Sequence[Sample]) -> list[Outcome]:
+        """Do images that have been read."""
+        works = self.encode(samples)
         for work in works:
             self.unpack(work)
         for group in self.groups(works):
             for work, decoded in self.generate(group):
                 self.finish(work, decoded)
+        return self.outcomes()
 
     def read(self, indices: Sequence[int], samples: Samples) -> list[Sample]:
         """Read images."""
@@ -73,7 +107,7 @@ class Evaluator:
             try:
                 batch.append(samples[index])
             except ImageError as error:
-                self._fail(samples.names[index], error)
+                self.fail(index, samples.names[index], error)
         return batch
 
     def encode(self, batch: Sequence[Sample]) -> list[Work]:
@@ -86,26 +120,31 @@ class Evaluator:
             encoded = self.encoder.encode_all([sample.image for sample in batch], sizes)
         except FAILURES as error:
             self.timer.read()
-            return self._one_by_one(batch, [sample.name for sample in batch], self.encode, error)
+            return self._one_by_one(batch, batch, self.encode, error)
         seconds = {stage: spent / len(batch) for stage, spent in self.timer.read().items()}
         return [Work(*each, dict(seconds)) for each in zip(batch, encoded, strict=True)]
 
     def _one_by_one(
-        self, batch: Sequence, names: Sequence[str], do: Callable[[list], list], error: Exception
+        self,
+        batch: Sequence,
+        samples: Sequence[Sample],
+        do: Callable[[list], list],
+        error: Exception,
     ) -> list:
-        """Record an error of one image; of several, do each alone to find out whose it was."""
+        """Note an error of one image; of several, do each alone to find out whose it was."""
         if len(batch) == 1:
-            self._fail(names[0], error)
+            self.fail(samples[0].index, samples[0].name, error)
             return []
         done = []
         for one in batch:
             done += do([one])
         return done
 
-    def _fail(self, name: str, error: Exception) -> None:
-        """Record why an image could not be done."""
-        reason = reason_of(error, (ImageError,))
-        write(self.folder / f"{name}{FAILED}", f"{reason}\n".encode())
+    def fail(self, index: int, name: str, error: Exception) -> None:
+        """Note why an image could not be done."""
+        reason = printable(reason_of(error, (ImageError,)))
+        line = line_of({"name": name, "failed": reason[:MOST_REASON], "index": index})
+        self._ended.put(Outcome(index, name, line, reason))
 
     def groups(self, works: Sequence[Work]) -> list[list[Work]]:
         """Return the unpacked images in groups of one size and with the same layers, `together` at
@@ -127,7 +166,7 @@ class Evaluator:
                 work.stream = bitstream.unpack(work.encoded.data)
                 work.conditions = self.encoder.decoder.conditions(work.stream)
         except FAILURES as error:
-            self._fail(work.sample.name, error)
+            self.fail(work.sample.index, work.sample.name, error)
 
     def generate(self, group: Sequence[Work]) -> list[tuple[Work, Decoded]]:
         """Generate the reconstructions of a group's files as one batch."""
@@ -145,8 +184,8 @@ class Evaluator:
                     width,
                 )
         except FAILURES as error:
-            names = [work.sample.name for work in group]
-            return self._one_by_one(group, names, self.generate, error)
+            samples = [work.sample for work in group]
+            return self._one_by_one(group, samples, self.generate, error)
         spent = timer.read()["decoding"] / len(group)
         for work in group:
             work.seconds["decoding"] = work.timer.read()["decoding"] + spent
@@ -157,21 +196,24 @@ class Evaluator:
         return done
 
     def finish(self, work: Work, decoded: Decoded) -> None:
-        """Measure a reconstruction and write everything that belongs to it, the record last."""
+        """Measure a reconstruction, make everything that belongs to it, and store it."""
         try:
-            self._finish(work, decoded)
+            outcome = self._finish(work, decoded)
         except FAILURES as error:
-            self._fail(work.sample.name, error)
+            self.fail(work.sample.index, work.sample.name, error)
+            return
+        self._ended.put(self.store(outcome))
 
-    def _finish(self, work: Work, decoded: Decoded) -> None:
+    def _finish(self, work: Work, decoded: Decoded) -> Outcome:
         sample, encoded = work.sample, work.encoded
         with work.timer("metrics"):
             values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
         beside = {}
         for name, codec in self.codecs.items():
             beside[name] = self._baseline(work, codec, len(encoded.data))
-        self._write_images(sample, encoded, decoded)
-        write(self.folder / f"{sample.name}.pics", encoded.data)
+        files = self._images(sample, encoded, decoded) if self.keep == "all" else {}
+        if self.keep != "none":
+            files[".pics"] = encoded.data
         record = describe(sample, encoded, decoded, values)
         if encoded.allocation:
             record["allocation"] = encoded.allocation
@@ -181,9 +223,14 @@ class Evaluator:
         for stage, spent in (work.seconds | work.timer.read()).items():
             record["seconds"][stage] = round(spent, 4)
         record["memory"] = larger(work.memory, peak_memory(self.device))
-        write(self.folder / f"{sample.name}{RECORD}", record_file(record))
+        SCHEMA(record)
+        if self.keep == "all":
+            files[RECORD] = record_file(record)
+        line = line_of({**record, "index": sample.index})
+        return Outcome(sample.index, sample.name, line, files=files)
 
-    def _write_images(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> None:
+    def _images(self, sample: Sample, encoded: Encoded, decoded: Decoded) -> dict[str, bytes]:
+        """Return the pictures that stay, as PNG files, by the endings of their names."""
         images = {
             "_original.png": sample.image,
             "_recon.png": decoded.image,
@@ -193,9 +240,7 @@ class Evaluator:
         color = decoded.conditions.color
         if color is not None:
             images["_color.png"] = color_codec.enlarge(color, *sample.image.shape[:2])
-        for ending, image in images.items():
-            if image is not None:
-                write(self.folder / f"{sample.name}{ending}", png(image))
+        return {ending: png(image) for ending, image in images.items() if image is not None}
 
     def _baseline(self, work: Work, codec: Codec, budget: int) -> dict:
         """Return the results of an image format within the budget of bytes, or why it has none."""
@@ -215,6 +260,19 @@ class Evaluator:
             "quality": int(found.quality),
             **values,
         }
+
+
+def store_in(folder: Path, outcome: Outcome) -> Outcome:
+    """Write what stays of an image to its place in a run's folder; return the rest of it.
+
+    Raises OSError.
+    """
+    place = place_of(folder, outcome.index)
+    if outcome.files and place != folder:
+        place.mkdir(exist_ok=True)
+    for ending, content in outcome.files.items():
+        write(place / f"{outcome.name}{ending}", content)
+    return replace(outcome, files={})
 
 
 def larger(peak: dict[str, int], other: dict[str, int]) -> dict[str, int]:

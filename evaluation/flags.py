@@ -5,6 +5,7 @@ config = encoder_config(flags.parse_args(), sketch=True)
 """
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 
@@ -24,6 +25,7 @@ OUTPUT = ROOT / "recon_examples"
 KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
+KEEPS = ("all", "streams", "none")  # what stays of an image beside its record
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 # The layers of --layers (a base is sent in place of colors), with the flags of each, which it must
 # not leave out.
@@ -47,7 +49,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add = flags.add_argument
     add(
         "--data_root",
-        help="folder of images (default: sample images of scikit-image and scikit-learn)",
+        help="folder of images, tar shards (a folder of them, or photos-{000..009}.tar), or "
+        "hf:owner/name[:split] of the hub (default: sample images of scikit-image and "
+        "scikit-learn)",
     )
     add("--dataset", choices=sorted(DATASETS), help="a known data set below --data_root")
     add("--preset", type=preset, default="tiny", help=PRESET_HELP)
@@ -79,6 +83,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--batch_size", type=positive, default=8, help="number of images that are encoded together")
     add("--output", type=Path, default=OUTPUT, help="folder in which the run's folder is made")
+    add(
+        "--keep",
+        default="all",
+        choices=KEEPS,
+        help="what stays of an image beside its record: its file, pictures and caption, its file "
+        "alone (streams), or nothing (default: all)",
+    )
     add("--overwrite", action="store_true", help="recompute finished images")
     add("--device", help=DEVICE_HELP)
     add(
@@ -128,7 +139,9 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     prompt = flags.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=utf8, help="a text that is the prompt of every image")
     prompt.add_argument(
-        "--prompt_from", default="search", choices=SOURCES, help="where prompts come from otherwise"
+        "--prompt_from",
+        choices=SOURCES,
+        help="where prompts come from otherwise (default: the preset's)",
     )
     add(
         "--prompt_search",
@@ -168,8 +181,15 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def add_execution_flags(flags: argparse.ArgumentParser) -> None:
-    """Add the flags of how models run on a GPU; `execution` reads them."""
+    """Add the flags of how models run on a GPU, which `execution` reads, and of consistency."""
     add = flags.add_argument
+    add(
+        "--consistency",
+        choices=("on", "off"),
+        default="on",
+        help="off: leave reconstructions as the text-to-image model generates them, without the "
+        "low band that was sent and without the refiner; a file does not say it, so decode alike",
+    )
     add(
         "--compile",
         action="store_true",
@@ -192,6 +212,11 @@ def add_execution_flags(flags: argparse.ArgumentParser) -> None:
 def execution(args: argparse.Namespace) -> Execution:
     """Return what the flags say about running models on a GPU."""
     return Execution("inductor" if args.compile else "", args.attention, args.memory)
+
+
+def row_of(args: argparse.Namespace, row: Preset) -> Preset:
+    """Return the row of a preset as `--consistency` says."""
+    return dataclasses.replace(row, consistency=row.consistency and args.consistency == "on")
 
 
 def encoder_config(args: argparse.Namespace, sketch: bool) -> EncoderConfig:

@@ -13,13 +13,18 @@ For each image, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
     <name>_color.png          the color map that the file holds, enlarged, or its base layer
     <name>_caption.yaml       the record: prompt, seed, bytes and bpp of each layer, the SHA-256 of
                               the file, metrics, baselines, seconds, memory
-    <name>_failed.txt         in place of all these: why the image could not be done
 
-and for the run results.csv, results.jsonl, baselines.csv, summary.json and index.html. Every file
-is written whole or not at all, the record last: an image whose record holds is not done again, and
-a run that was killed ends, started again, with the results that it would have had. While a run is
-at work, `.lock` keeps others out of its folder (`lock.py`). Two runs differ in `seconds` and
-`memory` alone:
+of which --keep says what stays. The first thousand images have their files in the run's folder,
+each later thousand in one below it, 000001/ and so on. For the run there are results.csv,
+results.jsonl, baselines.csv, summary.json and index.html.
+
+The records are the lines of results.jsonl (`reporting/log.py`), and so is why an image could not be
+done. While a run is at work each process appends to results-<start>-<rank>.jsonl, after the files
+of its images, a batch at a time; what is there is on the disk. Nothing that is done with a batch
+depends on how many images there are. An image whose record and file hold is not done again, and a
+run that was killed ends, started again, with the results that it would have had. Every few minutes,
+and at the end, tables, averages and page are made of the records. `.lock` keeps others out of the
+folder meanwhile (`lock.py`). Two runs differ in `seconds` and `memory` alone:
 
     seconds_<stage>           prompt (search), sketch (annotator), candidates (generating and
                               choosing), coding (sketch and color codec, file), decoding (of the
@@ -30,39 +35,37 @@ at work, `.lock` keeps others out of its folder (`lock.py`). Two runs differ in 
     memory_gpu                peak bytes of tensors on the GPU since then
 
 On a GPU the CPU's work of a batch goes on beside the GPU's work of the next (`overlap.py`): stages
-overlap then, and the memory is that of both batches.
+overlap then, and the memory is that of both batches. On a CPU the files of the next batches are
+read ahead in threads (`ahead.py`).
 """
 
 import argparse
 import contextlib
 import json
 import math
-import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_image
+from evaluation.ahead import read_ahead
+from evaluation.evaluator import Outcome
 from evaluation.overlap import imap_overlapped
-from evaluation.processes import imap_forked, is_rank_0, pace
+from evaluation.processes import imap_forked, is_rank_0
+from evaluation.progress import Progress
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
 from presets import PresetError
+from reporting.log import DONE, Entries, LogFollower, LogWriter, log_path, merge, scan
 from reporting.paper import beside_paper
 from reporting.reading import NoRunError
-from reporting.records import read_records
-from reporting.rows import FAILED, RECORD
-from reporting.tables import append_results
 from reporting.write import write_report
-
-WATCH_SECONDS = 0.5  # between two looks at what the other processes have done
 
 
 def evaluate(args: argparse.Namespace, method: str) -> int:
@@ -110,67 +113,57 @@ def work_and_finish(run: Run, batch_size: int) -> int:
 # ---- the images
 
 
-class ProgressMonitor:
-    """What rank 0 shows and writes of the whole run while it goes on."""
-
-    def __init__(self, folder: Path, names: Sequence[str]):
-        from tqdm import tqdm
-
-        self.folder, self.waiting = folder, dict.fromkeys(names)  # a dict keeps the order
-        for file in ("results.csv", "results.jsonl"):
-            (folder / file).unlink(missing_ok=True)
-        self.bar = tqdm(total=len(names), unit="image")
-        self.refresh()
-        self.bar.initial = self.bar.n  # what was done before says nothing about the speed
-
-    def refresh(self) -> None:
-        """Count the images that any process has done or failed since the last look."""
-        files = {entry.name for entry in os.scandir(self.folder)}
-        done = tuple(name for name in self.waiting if f"{name}{RECORD}" in files)
-        failed = [name for name in self.waiting if f"{name}{FAILED}" in files]
-        if done:
-            append_results(self.folder, read_records(self.folder, done))
-        for name in (*done, *failed):
-            self.waiting.pop(name, None)
-        self.bar.update(len(done) + len(failed))
-
-    def tell_pace(self, seconds: float, images: int) -> None:
-        """Say how long an image takes, as measured on the first batch."""
-        with self.bar.external_write_mode(sys.stderr):
-            complain(pace(seconds, images))
-
-    def watch(self) -> None:
-        """Wait until the other processes are through."""
-        while self.waiting:
-            time.sleep(WATCH_SECONDS)
-            self.refresh()
-
-
 def work(run: Run, batch_size: int) -> None:
     """Do this process's part of the images, and in rank 0 wait for the other processes."""
     parts = split(run.group.own(run.todo), batch_size, run.workers)
-    with imap_parts(run, parts) as done:
-        if not run.group.is_rank_0:
-            for _ in done:
-                pass
-            return
-        monitor = ProgressMonitor(run.folder, run.samples.names)
-        begun = time.perf_counter()
-        with contextlib.closing(monitor.bar):
-            for number, _ in enumerate(done):
-                monitor.refresh()
-                if run.slow and number == 0:
-                    monitor.tell_pace(time.perf_counter() - begun, len(parts[0]))
-            monitor.watch()
+    with (
+        LogWriter(log_path(run.folder, run.start, run.group.rank)) as log,
+        contextlib.closing(ended(run, parts, log)) as batches,
+    ):
+        if run.group.is_rank_0:
+            show(run, batches, parts)
+        for _ in batches:
+            pass
+
+
+def show(run: Run, batches: Iterator[int], parts: Sequence[Sequence[int]]) -> None:
+    """Show and report what is done, until all processes are through."""
+    others = [log_path(run.folder, run.start, rank) for rank in range(1, run.group.size)]
+    report = partial(report_so_far, run)
+    progress = Progress(len(run.samples), len(run.todo), LogFollower(others), report)
+    begun = time.perf_counter()
+    with contextlib.closing(progress.bar):
+        for number, images in enumerate(batches):
+            progress.take(images)
+            if run.slow and number == 0:
+                progress.tell_pace(time.perf_counter() - begun, len(parts[0]))
+        progress.watch()
+
+
+def ended(run: Run, parts: Sequence[Sequence[int]], log: LogWriter) -> Iterator[int]:
+    """Do batches; yield how many images ended since the last time, which are in the log.
+
+    After an error or Ctrl-C, what had ended by then is in the log.
+    """
+    try:
+        with imap_parts(run, parts) as done:
+            for outcomes in done:
+                log.append([outcome.line for outcome in outcomes])
+                yield len(outcomes)
+    finally:
+        if run.evaluator:
+            log.append([outcome.line for outcome in run.evaluator.outcomes()])
 
 
 def imap_parts(
     run: Run, parts: Sequence[Sequence[int]]
-) -> contextlib.AbstractContextManager[Iterator[None]]:
+) -> contextlib.AbstractContextManager[Iterator[list[Outcome]]]:
     """Do batches: with a GPU the CPU's work beside it, on a CPU in forked workers or here."""
     if run.threads and parts:
         return imap_overlapped(run.evaluator, parts, run.samples, run.threads)
-    return imap_forked(lambda part: run.evaluator.do(part, run.samples), parts, run.workers)
+    ahead = read_ahead(parts, run.samples)
+    workers = min(run.workers, len(parts))
+    return imap_forked(lambda part: run.evaluator.do(part, run.samples), ahead, workers)
 
 
 def split(images: Sequence[int], batch_size: int, workers: int) -> list[Sequence[int]]:
@@ -192,15 +185,23 @@ def split(images: Sequence[int], batch_size: int, workers: int) -> list[Sequence
 # ---- after the last image
 
 
+def report_so_far(run: Run) -> dict:
+    """Write the report of what is done, without metrics of sets; return the summary."""
+    entries = scan(run.folder, run.samples.names)
+    return write_report(entries, run.samples.name, run.method)
+
+
 def finish(run: Run, stopped: bool = False) -> int:
     """Write the report of what is done and return the exit status; a run that was stopped measures
     no sets.
     """
-    failures = read_failures(run.folder, run.samples.names)
-    set_values = {} if stopped else set_metrics(run)
+    entries = scan(run.folder, run.samples.names)
+    set_values = {} if stopped else set_metrics(run, entries)
     missing = run.before.get("not_available", {}) | run.metrics.unavailable
-    summary = write_report(run.folder, run.samples, run.method, failures, set_values, missing)
-    for name, reason in failures.items():
+    summary = write_report(entries, run.samples.name, run.method, set_values, missing)
+    if run.group.is_single or not stopped:  # no other process is writing
+        merge(entries)
+    for name, reason in summary["reasons"].items():
         complain(f"failed: {printable(name)}: {reason}")
     for name, reason in missing.items():
         complain(f"not available: {printable(name)}: {reason}")
@@ -212,32 +213,22 @@ def finish(run: Run, stopped: bool = False) -> int:
     say(json.dumps(summary))
     if stopped:
         return 130
-    return 1 if failures else 0
+    return 1 if summary["failed"] else 0
 
 
-def set_metrics(run: Run) -> dict[str, SetValue]:
+def set_metrics(run: Run, entries: Entries) -> dict[str, SetValue]:
     """Measure the metrics of sets; what an earlier start measured of the same images is kept."""
-    done = [name for name in run.samples.names if (run.folder / f"{name}{RECORD}").exists()]
     earlier = {name: SetValue(**value) for name, value in run.before.get("set", {}).items()}
     try:
-        return earlier | run.metrics.over_set(pairs(run.folder, done))
+        return earlier | run.metrics.over_set(pairs(entries))
     except ImageError as error:  # a broken image in the reference
         sets = [row.name for row in run.metrics.rows if not is_per_image(row.name)]
         run.metrics.unavailable.update(dict.fromkeys(sets, str(error)))
         return earlier
 
 
-def read_failures(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return {name: reason} of the images that failed."""
-    failures = {}
-    for name in names:
-        path = folder / f"{name}{FAILED}"
-        if path.exists():
-            failures[name] = path.read_text(encoding="utf-8").strip()
-    return failures
-
-
-def pairs(folder: Path, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def pairs(entries: Entries) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (original, reconstruction) of the images that are done, one by one."""
-    for name in names:
-        yield load_image(folder / f"{name}_original.png"), load_image(folder / f"{name}_recon.png")
+    for number in np.flatnonzero(entries.state == DONE):
+        stem = entries.place(number) / entries.names[number]
+        yield load_image(f"{stem}_original.png"), load_image(f"{stem}_recon.png")

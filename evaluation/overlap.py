@@ -1,7 +1,7 @@
 """The CPU's work of one batch beside the GPU's work of the next.
 
     with imap_overlapped(evaluator, parts, samples, threads=4) as done:
-        for _ in done: ...              # the images of one more part have their records
+        for outcomes in done: ...       # of the images that ended meanwhile
 
 The calling thread searches prompts and generates; a pool of threads reads the next batch, codes
 sketches beside the prompt search and, beside the next batch, decodes files, measures and writes.
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from dataloaders import Sample, Samples
-from evaluation.evaluator import Evaluator, Work
+from evaluation.evaluator import Evaluator, Outcome, Work
 
 MOST_THREADS = 8
 # Parts whose images are being finished while the next are generated: they bound the memory.
@@ -43,8 +43,8 @@ def overlap_threads() -> int:
 @contextlib.contextmanager
 def imap_overlapped(
     evaluator: Evaluator, parts: Sequence[Sequence[int]], samples: Samples, threads: int
-) -> Iterator[Iterator[None]]:
-    """Do all parts; the iterator this gives returns None after each, in their order.
+) -> Iterator[Iterator[list[Outcome]]]:
+    """Do all parts; the iterator this gives returns what became of images after each, in order.
 
     Leaving the block waits for the images that were generated, also after an error or Ctrl-C;
     the others are left out then. The iterator raises the errors of any thread.
@@ -83,8 +83,8 @@ class _Overlap:
     def __init__(self, evaluator: Evaluator, pool: ThreadPoolExecutor):
         self.evaluator, self.pool = evaluator, pool
 
-    def run(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[None]:
-        """Yield None after each part, up to WAITING parts after it is generated."""
+    def run(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[list[Outcome]]:
+        """Yield what ended after each part, up to WAITING parts after it is generated."""
         previous, finishing = None, []
         for batch in self._read(parts, samples):
             works = self.evaluator.encode(batch)
@@ -93,11 +93,13 @@ class _Overlap:
                 finishing.append(self._generate(*previous))
             previous = works, unpacking
             if len(finishing) > WAITING - 1:
-                yield self._wait(finishing.pop(0))
+                self._wait(finishing.pop(0))
+                yield self.evaluator.outcomes()
         if previous:
             finishing.append(self._generate(*previous))
         for futures in finishing:
-            yield self._wait(futures)
+            self._wait(futures)
+            yield self.evaluator.outcomes()
 
     def _read(self, parts: Sequence[Sequence[int]], samples: Samples) -> Iterator[Sequence[Sample]]:
         """Yield the images of each part, while those of the next are read."""

@@ -18,16 +18,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+    wait,
+)
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from common.device import choose_device, tell_device, usable_gpus
 
 LONGEST_WAIT = timedelta(days=30)  # of a process for the others to load their models
+WAITING = 4  # parts for each worker that are on their way at a time
 SMALL = 100_000_000  # parameters; the UNet of `tiny` has 9 million, that of Stable Diffusion 866
 
 T = TypeVar("T")
@@ -54,9 +60,19 @@ class ProcessGroup:
         return self.state is None
 
     @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return 0 if self.is_single else self.state.process_index
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return 1 if self.is_single else self.state.num_processes
+
+    @property
     def is_rank_0(self) -> bool:
         """Whether this process shows the progress bar and writes the report."""
-        return self.is_single or self.state.is_main_process
+        return self.rank == 0
 
     def own(self, items: list[int]) -> list[int]:
         """Return this process's part of a list that all processes have."""
@@ -73,16 +89,10 @@ class ProcessGroup:
 
         return gather_object([value])
 
-    def barrier(self, folder: Path) -> None:
-        """Wait for all processes. Raises OSError if this one cannot see the run's folder."""
-        if self.is_single:
-            return
-        self.state.wait_for_everyone()
-        if not (folder / "settings.json").exists():
-            raise OSError(
-                f"{folder} is not visible from every host: "
-                "--output must lie on a shared file system"
-            )
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if not self.is_single:
+            self.state.wait_for_everyone()
 
 
 def join(device: str | None) -> ProcessGroup:
@@ -103,6 +113,7 @@ def join(device: str | None) -> ProcessGroup:
         raise ValueError(
             f"--device {device} with several processes: each takes its own GPU, so leave it out"
         )
+    check_one_host()
     gpus, reason = ([], "") if device == "cpu" else usable_gpus()
     wanted = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpus and wanted > len(gpus):
@@ -114,6 +125,16 @@ def join(device: str | None) -> ProcessGroup:
     cpu = not gpus
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     return ProcessGroup("cpu" if cpu else str(state.device), state)
+
+
+def check_one_host() -> None:
+    """Raise ValueError if a launcher started processes on several hosts."""
+    processes, own = int(os.environ["WORLD_SIZE"]), os.environ.get("LOCAL_WORLD_SIZE")
+    if own and int(own) != processes:
+        raise ValueError(
+            f"{own} of {processes} processes on this host: a launcher starts those of one host; "
+            "give each host shards, and an --output, of its own"
+        )
 
 
 def leave(status: int) -> NoReturn:
@@ -176,30 +197,40 @@ def worker_count(device: str, parameters: int) -> int:
 
 @contextlib.contextmanager
 def imap_forked(
-    do: Callable[[Part], Result], parts: Sequence[Part], workers: int
+    do: Callable[[Part], Result], parts: Iterable[Part], workers: int
 ) -> Iterator[Iterator[Result]]:
     """Run `do` on every part; the iterator this gives returns its results in the order in which
-    they finish.
+    they finish. It takes parts as they are needed.
 
     workers: forked from this process, with all that it has loaded, of one thread each; 0: run here,
     while iterating. Leaving the block terminates them. The iterator raises the errors of `do`, and
     BrokenProcessPool (of concurrent.futures.process) if a worker was killed.
     """
-    if not workers or not parts:
+    if not workers:
         yield map(do, parts)
         return
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(workers, len(parts)), fork, _begin, (do,)) as pool:
-        futures = [pool.submit(_do_part, part) for part in parts]
+    with ProcessPoolExecutor(workers, fork, _begin, (do,)) as pool:
         try:
-            yield (future.result() for future in as_completed(futures))
+            yield _completed(pool, parts, WAITING * workers)
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
 
 
-def _begin(do: Callable[[Part], None]) -> None:
+def _completed(pool: ProcessPoolExecutor, parts: Iterable[Part], most: int) -> Iterator[Result]:
+    """Yield results as they come, with at most so many parts on their way."""
+    waiting: set[Future] = set()
+    for part in parts:
+        if len(waiting) >= most:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+        waiting.add(pool.submit(_do_part, part))
+    yield from (future.result() for future in as_completed(waiting))
+
+
+def _begin(do: Callable[[Part], object]) -> None:
     """Prepare a forked worker: Ctrl-C is the parent's to answer, and without the parent there is
     nothing to do.
     """

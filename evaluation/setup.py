@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from common.files import complain
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from diffusion.execution import Execution, check
-from evaluation.evaluator import Evaluator
-from evaluation.flags import KID_SUBSETS, encoder_config, utf8
+from evaluation.evaluator import Evaluator, store_in
+from evaluation.flags import KID_SUBSETS, encoder_config, row_of, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.overlap import overlap_threads
 from evaluation.processes import ProcessGroup, is_slow, join, one_thread, worker_count
@@ -42,6 +43,7 @@ class Run:
     before: dict  # summary.json of an earlier start, if nothing is left
     threads: int = 0  # that do the CPU's work beside a GPU's; 0: none
     slow: bool = False  # an image takes minutes
+    start: int = 1  # how often the run has been started
 
 
 def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -> Run:
@@ -51,19 +53,21 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     folder).
     """
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
-    check_names(samples.names)
+    check_kept(args, samples.names)
     reference = load_reference(args, len(samples))
     folder = args.output / f"{method}_{args.preset.name}_{samples.name}"
     settings = settings_of(args, method)
     group, timer = join(args.device), Stopwatch()
     config = encoder_config(args, method == "PICS")
     check(config.execution, group.device)
-    todo = take(held, folder, settings, samples.names, args.overwrite, group)
+    taken = take(held, folder, settings, samples.names, args.keep, args.overwrite, group)
+    todo = taken.todo
     encoder, workers = None, 0
     if group.own(todo):
         with one_thread(group.device == "cpu"):
-            encoder = load_encoder(args.preset, config, group.device, timer)
-        workers = workers_for(encoder, group.device, args.batch_size)
+            encoder = load_encoder(row_of(args, args.preset), config, group.device, timer)
+        if not samples.is_stream:
+            workers = workers_for(encoder, group.device, args.batch_size)
         if workers or not group.is_single:  # one bar, that of rank 0, for all processes
             prompter = encoder.prompter
             prompter.search = dataclasses.replace(prompter.search, progress=False)
@@ -72,18 +76,33 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     if encoder:
         baselines = load_baselines(args, group)
         together = config.together if draws_together(args.draw, group.device) else 1
-        evaluator = Evaluator(folder, encoder, metrics, baselines, timer, group.device, together)
+        store = partial(store_in, folder)
+        parts = encoder, metrics, baselines, timer, group.device, together, args.keep, store
+        evaluator = Evaluator(*parts)
     before = {}
     if group.is_rank_0:
         before = {} if todo else earlier_summary(folder)
-        claim(folder, settings, [samples.names[i] for i in todo], args.overwrite)
-    group.barrier(folder)
+        claim(folder, settings, samples.names, taken, args.overwrite)
+    group.barrier()
     threads = threads_for(group.device, config.execution)
     slow = encoder is not None and is_slow(group.device, encoder.decoder.generator.parameters)
     if slow and group.is_rank_0:
         complain(f"{args.preset.name} on a CPU: minutes an image, said after the first batch")
-    parts = group, evaluator, metrics, workers, before, threads, slow
-    return Run(method, folder, samples, todo, *parts)
+    rest = group, evaluator, metrics, workers, before, threads, slow, taken.start
+    return Run(method, folder, samples, todo, *rest)
+
+
+def check_kept(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ValueError if two images would write one file, or metrics of sets have no pictures."""
+    if args.keep == "all":
+        check_names(names)
+        return
+    sets = [name for name in args.metrics if not is_per_image(name)]
+    if sets:
+        raise ValueError(
+            f"--metrics {','.join(sets)} compares the pictures of a run, and --keep {args.keep} "
+            "keeps none: leave one of them out"
+        )
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -108,7 +127,6 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
         "allocations",
         "color_bytes",
         "prompt",
-        "prompt_from",
         "prompt_len",
         "prompt_bytes",
         "prompt_bits",
@@ -123,8 +141,10 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
     # As in the folders of runs that knew no other search.
     search = None if args.prompt_search == "fast" else args.prompt_search
     return settings | {
+        "prompt_from": args.prompt_from or args.preset.prompt_from,
         "layers": ",".join(args.layers) if args.layers else None,
         "prompt_search": search,
+        "consistency": None if args.consistency == "on" else args.consistency,
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,

@@ -9,11 +9,15 @@ which says where to put it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
 
 from common.weights import UnavailableError, fetch_checkpoint, from_mirrors
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = 16  # images that go through Inception together
 INCEPTION_WIDTH = 2048  # features of an image
@@ -44,6 +48,14 @@ def load_st_lpips(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
     On AlexNet, by stlpips-pytorch, which holds the weights. Raises UnavailableError.
     Source: Ghildyal, Liu 2022, arXiv 2207.13686.
     """
+    return _distance(load_st_network("cpu"), device, normalize=True)
+
+
+def load_st_network(device: str) -> "torch.nn.Module":
+    """Return the network of `load_st_lpips`: two (N, 3, h, w) in -1..1 -> distances (N, 1, 1, 1).
+
+    Raises UnavailableError.
+    """
     try:
         from stlpips_pytorch.stlpips import LPIPS
     except ModuleNotFoundError as error:
@@ -52,7 +64,7 @@ def load_st_lpips(device: str) -> Callable[[np.ndarray, np.ndarray], float]:
             "pip install stlpips-pytorch ipython torchsummary"  # it imports them unasked
         ) from error
     network = LPIPS(net="alex", variant="shift_tolerant", verbose=False)
-    return _distance(network, device, normalize=True)
+    return network.eval().requires_grad_(False).to(device)
 
 
 def load_dists(device: str) -> Callable[[np.ndarray, np.ndarray], float]:

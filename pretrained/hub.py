@@ -38,6 +38,12 @@ def weight_file(files: Iterable[str], stem: str) -> str:
     return ""
 
 
+def split_file(source: str) -> tuple[str, str]:
+    """Return the repository and the file of "owner/name/folder/file.safetensors"."""
+    owner, name, file = source.split("/", 2)
+    return f"{owner}/{name}", file
+
+
 def is_here(name: str, revision: str | None, file: str) -> bool:
     """Return whether a file of a repository is in the cache."""
     from huggingface_hub import try_to_load_from_cache

@@ -75,6 +75,13 @@ def lean() -> Iterator[None]:
         yield
 
 
+def whole(name: str) -> None:
+    """Import a package of WHOLE with all of its modules, in a block of `lean` too."""
+    if getattr(sys.modules.get(name), "__spec__", None) is None:
+        sys.modules.pop(name, None)
+        importlib.import_module(name)
+
+
 @cache
 def _from_the_start() -> bool:
     """Return whether neither library was imported before the first block."""
@@ -212,7 +219,8 @@ def without_draws() -> Iterator[None]:
             if function in (torch.arange, torch.randn) and _are_whole(args):
                 device = torch.device(kwargs.get("device") or torch.get_default_device())
                 if device.type == "meta" and function is torch.arange:
-                    return torch.empty(len(range(*args)), dtype=torch.int64, device=device)
+                    dtype = kwargs.get("dtype") or torch.int64
+                    return torch.empty(len(range(*args)), dtype=dtype, device=device)
                 if device.type == "meta":
                     return torch.empty(*args, **{**kwargs, "device": device})
             return function(*args, **kwargs)

@@ -26,7 +26,7 @@ from pretrained.libraries import without_memory
 
 MAX_FILES = 2000  # of a folder and the folders in it
 MAX_CONFIG_BYTES = 1_000_000  # of a JSON file
-MAX_TOKENIZER_BYTES = 8_000_000  # of one file of a tokenizer; those of CLIP and BLIP take 2 MB
+MAX_TOKENIZER_BYTES = 20_000_000  # of one file of a tokenizer; CLIP's take 2 MB, Qwen's 11 MB
 MAX_HEADER_BYTES = 4_000_000  # of a .safetensors file; 1,700 tensors take 0.2 MB
 MAX_PROCESSOR_SIDE = 1024  # pixels of the images that a CLIP or a captioner sees
 MAX_DEPTH = 50  # of lists and objects inside one another
@@ -54,8 +54,8 @@ class Held(NamedTuple):
     numbers: int  # of all tensors together
 
 
-# Of a model that is not on this machine yet: four times the largest that the presets know.
-HUB = Held(10_000, 4_000_000_000)
+# Of a model that is not on this machine yet: twice the largest that the presets know.
+HUB = Held(10_000, 40_000_000_000)
 
 
 def read_json(file: Path, most_bytes: int) -> object:

@@ -14,7 +14,7 @@ class PromptOptions:
     """
 
     text: str | None = None  # the prompt of every image; None: see `source`
-    source: str = "search"  # one of SOURCES
+    source: str | None = None  # one of SOURCES
     search: str = "fast"  # one of SEARCHES
     length: int | None = None  # number of tokens of a searched prompt
     size: int | None = None  # maximum bytes of a searched prompt, in place of a length
@@ -26,7 +26,7 @@ class PromptOptions:
     sent: bool = True  # False: there is no prompt, and the file has no text layer
 
     def __post_init__(self):
-        if self.source not in SOURCES:
+        if self.source not in (None, *SOURCES):
             raise ValueError(
                 f"unknown source of prompts {self.source!r}: choose one of {', '.join(SOURCES)}"
             )

@@ -76,7 +76,8 @@ class Prompter:
         search = search_config(options, preset, clip, codec.max_tokens)
         self.search = replace(search, graphs=graphs)
         self.captioner: Captioner | None = None
-        self._captions = options.text is None and options.source == "caption"
+        source = options.source or preset.prompt_from
+        self._captions = options.text is None and source == "caption"
         if self._captions:
             self.load_captioner()
 

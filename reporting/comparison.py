@@ -7,7 +7,6 @@ from statistics import fmean
 from reporting.page import (
     MOST_IMAGES,
     labels_of,
-    names_in,
     pictures_of,
     shown_metrics,
     size_of,
@@ -69,12 +68,13 @@ def side_by_side(runs: Sequence[RunResult], labels: Sequence[str], output: Path)
         for row in run.rows:
             found.setdefault(row["name"], []).append(row)
     shared = [(name, rows) for name, rows in found.items() if len(rows) == len(runs)]
-    files = [names_in(run.folder) for run in runs]
     metrics = [["bytes", *metrics_of(run.rows)] for run in runs]
     columns = columns_of(runs[0].rows)
     images = []
     for name, rows in shared[:MOST_IMAGES]:
-        pictures = [pictures_of(name, present) for present in files]
+        pictures = []
+        for run, row in zip(runs, rows, strict=True):
+            pictures.append(pictures_of(run.folder, row))
         reconstructions = []
         for i, run in enumerate(runs):
             shown = shown_metrics(rows[i], metrics[i])

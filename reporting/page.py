@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def run_page(run: RunResult) -> str:
 
 
 def _title(run: RunResult) -> str:
-    count = len(run.rows)
+    count = run.images
     title = "1 image" if count == 1 else f"{count} images"
     return f"{title}, {run.mean['bytes']:.0f} bytes each" if run.mean else title
 
@@ -77,26 +78,23 @@ def _lead(run: RunResult, images: Sequence[dict]) -> str:
     wipes = dict.fromkeys(image["wipe"] for image in images if image["wipe"])
     if wipes:
         lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."
-    if len(images) < len(run.rows):
-        lead += f" The first {len(images)} are shown."
-    return lead
+    return f"{lead} {run.note}".strip()
 
 
 def images_of(run: RunResult) -> list[dict]:
-    """Return what the page of a run shows of each image, or of the first if there are very many."""
-    files = names_in(run.folder)
+    """Return what the page of a run shows of each of its rows."""
     layers, metrics = layers_of(run.rows), metrics_of(run.rows)
     largest = max(numbers_of(run.rows, "bytes"), default=1)
     images = []
-    for row in run.rows[:MOST_IMAGES]:
-        pictures = pictures_of(row["name"], files)
+    for row in run.rows:
+        pictures = pictures_of(run.folder, row)
         image = {
             "name": row["name"],
             "prompt": row.get("prompt"),
             "size": size_of(run.folder, pictures),
             "pictures": {kind: link(file) for kind, file in pictures.items()},
             "wipe": _wipe(pictures),
-            "stream": link(f"{row['name']}.pics"),
+            "stream": link(f"{stem_of(row)}.pics"),
             "bytes": row["bytes"],
             "bpp": shown("bpp", row["bpp"]),
             "percent": round(100 * row["bytes"] / largest, 2),
@@ -108,9 +106,9 @@ def images_of(run: RunResult) -> list[dict]:
     return images
 
 
-def names_in(folder: Path) -> set[str]:
-    """Return the names of the files in a folder."""
-    return {path.name for path in folder.iterdir()}
+def stem_of(row: dict) -> str:
+    """Return how the paths of an image's files begin, from the run's folder on."""
+    return f"{row['folder']}/{row['name']}" if row.get("folder") else row["name"]
 
 
 def _wipe(pictures: dict[str, str]) -> str | None:
@@ -123,13 +121,13 @@ def _wipe(pictures: dict[str, str]) -> str | None:
     return None
 
 
-def pictures_of(name: str, files: set[str]) -> dict[str, str]:
-    """Return the picture files of an image among `files`, by kind, in the order of PICTURES."""
-    found = {}
+def pictures_of(folder: Path, row: dict) -> dict[str, str]:
+    """Return the picture files of an image in a run's folder, by kind, in the order of PICTURES."""
+    found, stem = {}, stem_of(row)
     for kind, endings in PICTURES.items():
         for ending in endings:
-            if f"{name}{ending}" in files and kind not in found:
-                found[kind] = f"{name}{ending}"
+            if kind not in found and os.path.lexists(folder / f"{stem}{ending}"):
+                found[kind] = f"{stem}{ending}"
     return found
 
 
@@ -167,8 +165,8 @@ def count_of(column: str, run: RunResult) -> str:
     """Return what a mean was taken over, if that is not all images."""
     if column in run.sets:
         return "{reconstructions} against {others}".format(**run.sets[column])
-    count = len(numbers_of(run.rows, column))
-    return f"of {count} images" if count < len(run.rows) else ""
+    count = run.counts[column]
+    return f"of {count} images" if count < run.images else ""
 
 
 def cell(column: str, mean: dict, intervals: dict) -> dict[str, str]:
@@ -238,10 +236,10 @@ def table_of(runs: Sequence[RunResult], labels: Sequence[str], output: Path) -> 
     for run, label in zip(runs, labels, strict=True):
         cells = _cells(columns, run.mean, run.intervals)
         page = link_to(run.folder / "index.html", output)
-        table.append({"label": label, "url": page, "images": len(run.rows), "cells": cells})
+        table.append({"label": label, "url": page, "images": run.images, "cells": cells})
         for name, results in run.baselines.items():
             cells = _cells(columns, results["mean"], results["intervals"])
-            count = results.get("images", len(run.rows))  # it may not have met every budget
+            count = results.get("images", run.images)  # it may not have met every budget
             row = {"label": f"{name}, beside {label}", "url": None, "images": count, "cells": cells}
             table.append(row)
     return table

@@ -1,17 +1,17 @@
-"""Rows: records (`records.py`) flattened to the columns of results.csv, and averaged.
+"""Rows: records (`records.py`) flattened to the columns of results.csv.
 
-    rows = [as_row(record) for record in read_records(folder, names)]
-    averages(rows)["mean"]["psnr"]
+    row = as_row(record)
+    row["psnr"]
 
 Runs of earlier versions spell color "colour" and have one LPIPS, AlexNet's; they are read as well.
 """
 
 from collections.abc import Sequence
 
-from metrics import mean_interval
-
-RECORD, FAILED = "_caption.yaml", "_failed.txt"  # endings of an image's files
-TEXTS = ("name", "prompt")  # the columns of results.csv that hold no numbers
+RECORD = "_caption.yaml"  # the ending of a record's file
+# The columns of results.csv that hold no numbers; the folder of an image's files is named only
+# where it is not the run's own.
+TEXTS = ("name", "folder", "prompt")
 COSTS = (
     "seconds_",
     "memory_",
@@ -42,9 +42,10 @@ OLD_SPELLING = {
 # ---- records
 
 
-def as_row(record: dict) -> dict:
-    """Flatten a record to a row of results.csv."""
-    row = {"name": record["name"], "prompt": record["prompt"]}
+def as_row(record: dict, folder: str = "") -> dict:
+    """Flatten a record to a row of results.csv. folder: of the image's files in the run's."""
+    row = {"name": record["name"]} | ({"folder": folder} if folder else {})
+    row["prompt"] = record["prompt"]
     row |= {"bpp": record["bpp"]["total"], "bytes": record["bytes"]["total"]}
     for layer, count in record["bytes"].items():
         if layer != "total":
@@ -74,16 +75,15 @@ def costs_of(row: dict) -> dict:
     return {column: value for column, value in row.items() if column.startswith(COSTS)}
 
 
-def baseline_rows(records: Sequence[dict]) -> list[dict]:
-    """Return a row of baselines.csv for each image and baseline."""
+def baseline_rows(record: dict) -> list[dict]:
+    """Return a row of baselines.csv for each baseline of an image."""
     rows = []
-    for record in records:
-        for baseline, results in record.get("baselines", {}).items():
-            rows.append(new_spelling({"name": record["name"], "baseline": baseline, **results}))
+    for baseline, results in record.get("baselines", {}).items():
+        rows.append(new_spelling({"name": record["name"], "baseline": baseline, **results}))
     return rows
 
 
-# ---- averages
+# ---- columns
 
 
 def columns_of(rows: Sequence[dict]) -> list[str]:
@@ -114,35 +114,6 @@ def numbers_of(rows: Sequence[dict], column: str) -> list[float]:
     return [row[column] for row in rows if isinstance(row.get(column), float | int)]
 
 
-def averages(rows: Sequence[dict]) -> dict:
-    """Return {"mean": {column: mean of its numbers}, "intervals": {column: their 95% bootstrap
-    intervals}}.
-    """
-    mean, intervals = {}, {}
-    for column in columns_of(rows):
-        found = None if column in TEXTS else mean_interval(numbers_of(rows, column))
-        if found is None:
-            continue
-        mean[column] = round(found.mean, 5)
-        if found.values > 1:
-            intervals[column] = [round(found.low, 5), round(found.high, 5)]
-    return {"mean": mean, "intervals": intervals}
-
-
 def without_notes(row: dict) -> dict:
     """Return the results in a row of baselines.csv."""
     return {column: value for column, value in row.items() if column not in BASELINE_NOTES}
-
-
-def baseline_averages(rows: Sequence[dict]) -> dict:
-    """Return {title: averages} of each baseline that met its budget for at least one image."""
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        met = groups.setdefault(row["baseline"], [])
-        if "why" not in row:
-            met.append(without_notes(row))
-    results = {}
-    for name, met in groups.items():
-        if met:
-            results[BASELINE_TITLES.get(name, name)] = {"images": len(met), **averages(met)}
-    return results

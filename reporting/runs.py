@@ -1,4 +1,5 @@
 """Runs: what a run's folder holds, read back, each file bounded and checked by a schema.
+Of a long run, only the rows that its page shows are kept (`selection.py`).
 
 run = read_run(Path("recon_examples/PICS_tiny_kodak"))
 run.mean["psnr"]
@@ -7,7 +8,9 @@ The folder may be a stranger's. Runs of earlier versions spell color "colour" an
 "photographs"; they are read as well.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from common.files import printable
@@ -26,6 +29,7 @@ from reporting.schema import (
     table,
     text,
 )
+from reporting.selection import Selection, select
 from reporting.tables import read_csv
 
 MAX_IMAGES = 1_000_000  # of a run
@@ -40,8 +44,12 @@ class RunResult:
     folder: Path
     method: str  # "PIC" or "PICS"
     dataset: str
-    # numbers, texts and None by column, a row an image; bytes of layers are integers or None
+    # numbers, texts and None by column, a row an image that is shown; bytes of layers are integers
+    # or None
     rows: list[dict] = field(default_factory=list)
+    images: int = 0  # with those that are not shown
+    counts: Counter[str] = field(default_factory=Counter)  # of numbers by column, of all images
+    note: str = ""  # which images are shown, if these are not all
     mean: dict[str, float] = field(default_factory=dict)  # by column; those of sets too
     intervals: dict[str, list[float]] = field(default_factory=dict)  # [low, high] by column
     # {"value", "reconstructions", "others"} by metric of sets; KID's with "subset_size"
@@ -133,7 +141,7 @@ def read_run(folder: Path) -> RunResult:
     """Read a run's folder. Raises NoRunError, which names the file."""
     try:
         summary = read_summary(folder)
-        rows = _read_rows(folder, summary)
+        selection = _read_rows(folder, summary)
         settings = read_settings(folder)
         made = read_object(folder / "made.json", MADE, MAX_SETTINGS_BYTES, missing={})
     except OSError as error:
@@ -142,22 +150,24 @@ def read_run(folder: Path) -> RunResult:
             f"{printable(folder)} is no run: {printable(error.filename or folder)} "
             f"cannot be read; {cure}"
         ) from error
-    return _result(folder, summary, rows, settings, made)
+    return _result(folder, summary, selection, settings, made)
 
 
-def _read_rows(folder: Path, summary: dict) -> list[dict]:
-    """Return the rows of the images that the summary speaks of."""
-    path = folder / "results.csv"
+def _read_rows(folder: Path, summary: dict) -> Selection:
+    """Return the rows of the images that are shown of those that the summary speaks of."""
+    path, images = folder / "results.csv", summary["images"]
     lacking = [name for name in ("bytes", "bpp") if name not in summary["mean"]]
-    if lacking and (summary["images"] or summary["mean"]):
+    if lacking and (images or summary["mean"]):
         raise no_run(folder / "summary.json", f"mean: no {', '.join(lacking)}")
-    rows = read_csv(path, most=summary["images"]) if summary["images"] else []
-    if len(rows) < summary["images"]:
+    if not images:
+        return Selection()
+    selection = select(partial(read_csv, path, most=images), images)
+    if selection.images < images:
         cure = "its run is at work or was killed; start it again"
-        reason = f"{len(rows)} images, summary.json has {summary['images']}: {cure}"
+        reason = f"{selection.images} images, summary.json has {images}: {cure}"
         raise no_run(path, reason)
-    _drop_costs(rows)
-    return rows
+    _drop_costs(selection.rows)
+    return selection
 
 
 def _drop_costs(rows: list[dict]) -> None:
@@ -169,7 +179,9 @@ def _drop_costs(rows: list[dict]) -> None:
             del row[column]
 
 
-def _result(folder: Path, summary: dict, rows: list[dict], settings: dict, made: dict) -> RunResult:
+def _result(
+    folder: Path, summary: dict, selection: Selection, settings: dict, made: dict
+) -> RunResult:
     """Return what has been read of a run."""
     sets = summary.get("set", {})
     mean = dict(summary["mean"])
@@ -182,7 +194,10 @@ def _result(folder: Path, summary: dict, rows: list[dict], settings: dict, made:
         folder=folder,
         method=summary["method"],
         dataset=summary["dataset"],
-        rows=rows,
+        rows=selection.rows,
+        images=selection.images,
+        counts=selection.counts,
+        note=selection.note,
         mean=mean,
         intervals=summary["intervals"],
         sets=sets,

@@ -1,7 +1,7 @@
-"""Tables of results: rows as CSV files, and records as lines of JSON.
+"""Tables of results: rows as CSV files.
 
 write(folder / "results.csv", csv_file(rows))
-rows = read_csv(folder / "results.csv", most=1000)
+for row in read_csv(folder / "results.csv", most=1000): ...
 
 A spreadsheet takes a cell that begins with = + - @, a tab or a line break for a formula. Texts that
 begin so are written behind an apostrophe, and so are those that begin with apostrophes and then
@@ -10,7 +10,6 @@ one of these; reading takes the apostrophe off again. Numbers are written as the
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from common.files import printable
 from reporting.reading import no_run, open_regular
-from reporting.rows import TEXTS, as_row, columns_of, new_spelling
+from reporting.rows import TEXTS, columns_of, new_spelling
 from reporting.schema import (
     LARGEST,
     MAX_COLUMNS,
@@ -33,14 +32,23 @@ from reporting.schema import (
     text,
 )
 
-MAX_CSV_BYTES = 256 << 20
-MAX_CELLS = 7_000_000  # 280,000 images with all metrics, a million with few; 450 MB in memory
+MAX_CSV_BYTES = 1 << 30  # a million images with all metrics
 MAX_LINE = 1 << 20  # characters
 MAX_DIGITS = 40  # of a number, its point and exponent counted
 # The last four are = + - @ in full width, which spreadsheets take as well.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+FOLDER = re.compile(r"([0-9]{6,8})?")  # of an image's files
+
+
+def folder_check(value: object) -> None:
+    """Check the name of a folder of a run's folder."""
+    if not isinstance(value, str) or not FOLDER.fullmatch(value):
+        raise SchemaError(f"{shown(value)} is no folder of a run")
+
+
 CHECKS = {
     "name": file_name_check,
+    "folder": folder_check,
     "prompt": text(),
     "bytes": integer(1, int(LARGEST)),
     "bpp": number(1e-9, 1e6),
@@ -80,11 +88,14 @@ def number_in(cell: str) -> float | int | None:
 
 def csv_file(rows: Sequence[dict]) -> bytes:
     """Return rows as a CSV file; a value that a row lacks is left empty."""
-    columns = columns_of(rows)
-    lines = [csv_line(columns)]
+    return b"".join(csv_parts(columns_of(rows), rows))
+
+
+def csv_parts(columns: Sequence[str], rows: Iterable[dict]) -> Iterator[bytes]:
+    """Yield the lines of a CSV file with these columns."""
+    yield csv_line(columns).encode()
     for row in rows:
-        lines.append(csv_line(map(row.get, columns)))
-    return "".join(lines).encode()
+        yield csv_line(map(row.get, columns)).encode()
 
 
 def csv_line(values: Iterable[object]) -> str:
@@ -95,29 +106,11 @@ def csv_line(values: Iterable[object]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def json_lines(records: Sequence[dict]) -> bytes:
-    """Return records as a file of one JSON object a line."""
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-
-
-def append_results(folder: Path, records: Sequence[dict]) -> None:
-    """Add images to results.csv and results.jsonl while a run goes on.
-
-    `reporting.write.write_report` writes both anew.
-    """
-    table = csv_file([as_row(record) for record in records])
-    path = folder / "results.csv"
-    lines = table if not path.exists() else table.partition(b"\n")[2]
-    for file, content in ((path, lines), (folder / "results.jsonl", json_lines(records))):
-        with file.open("ab") as stream:
-            stream.write(content)
-
-
 # ---- reading
 
 
-def read_csv(path: Path, most: int) -> list[dict]:
-    """Read results.csv of at most `most` images (summary.json says how many there are).
+def read_csv(path: Path, most: int) -> Iterator[dict]:
+    """Yield the rows of results.csv of at most `most` images, which summary.json counts.
 
     Columns have the names of today. Numbers are numbers, empty cells None, names and prompts texts.
     Raises NoRunError, with the line, for anything else; OSError if the file is not there or
@@ -129,7 +122,7 @@ def read_csv(path: Path, most: int) -> list[dict]:
     ):
         reader = csv.reader(_lines(file))
         try:
-            return list(_rows(reader, most))
+            yield from _rows(reader, most)
         except (ValueError, csv.Error) as error:
             raise no_run(path, f"line {reader.line_num}: {error}") from None
 
@@ -158,8 +151,6 @@ def _rows(lines: Iterator[list[str]], most: int) -> Iterator[dict]:
         names.add(row["name"])
         if len(names) > most:
             raise SchemaError(f"more than the {most:,} images that summary.json has")
-        if len(names) * len(columns) > MAX_CELLS:
-            raise SchemaError(f"over {MAX_CELLS:,} cells")
         yield row
 
 

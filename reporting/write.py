@@ -4,27 +4,28 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
-from common.files import ROOT, write
-from dataloaders import Samples
+from common.files import ROOT, write, write_parts
 from metrics import SetValue
+from reporting.averages import Averages
+from reporting.log import Entries
 from reporting.page import run_page
-from reporting.records import read_records
 from reporting.rows import (
+    BASELINE_TITLES,
     COSTS,
     TEXTS,
     as_row,
-    averages,
-    baseline_averages,
     baseline_rows,
-    columns_of,
     costs_of,
     without_costs,
+    without_notes,
 )
 from reporting.runs import read_run
-from reporting.tables import csv_file, json_lines
+from reporting.tables import csv_parts
 
 PACKAGES = (
     "torch",
@@ -36,53 +37,94 @@ PACKAGES = (
 )  # whose versions a page shows
 
 
+class Tally:
+    """What the records of a run come to, one by one."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, None] = {}  # of results.csv
+        self.baseline_columns: dict[str, None] = {}
+        self.results, self.costs = Averages(), Averages()
+        self.baselines: dict[str, Averages] = {}
+
+    def add(self, row: dict, beside: list[dict]) -> None:
+        """Take the row of one more image, and those of its baselines."""
+        self.columns |= dict.fromkeys(row)
+        self.results.add(without_costs(row))
+        self.costs.add(costs_of(row))
+        for own in beside:
+            self.baseline_columns |= dict.fromkeys(own)
+            met = self.baselines.setdefault(own["baseline"], Averages())
+            if "why" not in own:
+                met.add(without_notes(own))
+
+    def summary(self) -> dict:
+        """Return the averages."""
+        summary = self.results.result() | {"cost": self.costs.result()}
+        beside = {}
+        for name, met in self.baselines.items():
+            if met.rows:
+                beside[BASELINE_TITLES.get(name, name)] = {"images": met.rows, **met.result()}
+        return summary | ({"baselines": beside} if self.baselines else {})
+
+
 def write_report(
-    folder: Path,
-    samples: Samples,
+    entries: Entries,
+    dataset: str,
     method: str,
-    failures: dict[str, str],
     over_set: dict[str, SetValue] | None = None,
     not_available: dict[str, str] | None = None,
 ) -> dict:
     """Write the results, averages and page of what is done; return the summary.
 
-    failures: why images failed. over_set: the metrics of the whole set. not_available: why a metric
-    has no values (`metrics.MetricSet` has both).
+    over_set: the metrics of the whole set. not_available: why a metric has no values
+    (`metrics.MetricSet` has both). The records are read twice and not kept.
     """
-    records = read_records(folder, samples.names)
-    rows = [as_row(record) for record in records]
+    folder, tally = entries.folder, Tally()
+    for row, beside in _rows(entries):
+        tally.add(row, beside)
+    failures = entries.failures()
     summary: dict = {
         "method": method,
-        "dataset": samples.name,
-        "images": len(rows),
+        "dataset": dataset,
+        "images": tally.results.rows,
         "failed": sorted(failures),
         "reasons": failures,
     }
-    if rows:
-        summary |= averages([without_costs(row) for row in rows])
-        summary["cost"] = averages([costs_of(row) for row in rows])
+    if tally.columns:
+        summary |= tally.summary()
         summary["set"] = {}
         for name, value in (over_set or {}).items():
             if value.value is not None:
                 found = value._asdict().items()
                 summary["set"][name] = {key: number for key, number in found if number is not None}
-        summary["not_available"] = _without_values(rows, summary["mean"]) | (not_available or {})
-        write(folder / "results.csv", csv_file(rows))
-        write(folder / "results.jsonl", json_lines(records))
-        beside = baseline_rows(records)
-        if beside:
-            summary["baselines"] = baseline_averages(beside)
-            write(folder / "baselines.csv", csv_file(beside))
+        summary["not_available"] = _without_values(tally, summary["mean"]) | (not_available or {})
+        _write_tables(entries, tally)
     write(folder / "summary.json", json.dumps(summary, indent=1).encode())
     write(folder / "made.json", json.dumps(made_by(), indent=1).encode())
     write(folder / "index.html", run_page(read_run(folder)).encode())
     return summary
 
 
-def _without_values(rows: list[dict], mean: dict) -> dict[str, str]:
+def _rows(entries: Entries) -> Iterator[tuple[dict, list[dict]]]:
+    """Yield the row of each image and those of its baselines."""
+    for place, record in entries.records():
+        yield as_row(record, place), baseline_rows(record)
+
+
+def _write_tables(entries: Entries, tally: Tally) -> None:
+    """Write results.csv and, with baselines, baselines.csv."""
+    rows = (row for row, _ in _rows(entries))
+    write_parts(entries.folder / "results.csv", csv_parts(list(tally.columns), rows))
+    if tally.baselines:
+        beside = chain.from_iterable(own for _, own in _rows(entries))
+        columns = list(tally.baseline_columns)
+        write_parts(entries.folder / "baselines.csv", csv_parts(columns, beside))
+
+
+def _without_values(tally: Tally, mean: dict) -> dict[str, str]:
     """Return the columns that have no value for any image; why is not known here."""
     reasons = {}
-    for name in columns_of(rows):
+    for name in tally.columns:
         is_result = name not in TEXTS and not name.startswith(COSTS)
         if is_result and name not in mean:
             reasons[name] = ""

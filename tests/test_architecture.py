@@ -13,7 +13,7 @@ LEVELS = {
     4: "evaluation allocation codec reporting demonstration",
     3: "annotator prompt_inversion models_ntc diffusion color_codec",  # the components
     2: "text_codec metrics presets dataloaders",
-    1: "pretrained",
+    1: "pretrained shards",
     0: "common bitstream",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

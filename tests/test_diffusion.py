@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionControlNetPipeline
 from helpers import checkpoints
 from helpers.checkpoints import VOCAB_SIZE, local_preset, make_stable_diffusion
 from safetensors.torch import load_file, save_file
@@ -19,7 +18,7 @@ from common import weights
 from common.weights import UnavailableError
 from diffusion import load_generator
 from diffusion.control import color_map, control_tensor
-from diffusion.generator import initial_noise
+from diffusion.latents import initial_noise
 from diffusion.loading import weights_name
 from presets import PRESETS, PresetError, get_preset
 
@@ -107,7 +106,7 @@ def test_embeddings_are_the_stock_pipelines(generator):
     pipeline = generator._text_pipeline
     stock, _ = pipeline.encode_prompt(text, "cpu", 1, False)
     ids = generator.tokenizer(text, add_special_tokens=False).input_ids
-    assert torch.equal(generator._embed(ids), stock)
+    assert torch.equal(generator._prompts.embed(ids)["prompt_embeds"], stock)
 
 
 @pytest.mark.parametrize("sketch", [None, lines(20)], ids=["PIC", "PICS"])
@@ -130,7 +129,7 @@ def test_unet_starts_from_the_seeds_noise(generator, monkeypatch, sketch):
 
 def samplers_of(generator):
     """The samplers without and with the ControlNet."""
-    controlled = generator._pipeline(StableDiffusionControlNetPipeline)
+    controlled = generator._pipeline(True)
     return generator._text_pipeline.scheduler, controlled.scheduler
 
 

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers.logs import report
 from helpers.stub_run import StubDecoder, run, stub
 from PIL import Image
 
@@ -31,13 +32,12 @@ from evaluation.flags import (
     rate,
     seconds,
 )
-from evaluation.folder import claim, compare_settings
+from evaluation.folder import Taken, claim, compare_settings
 from evaluation.loop import evaluate
 from evaluation.setup import check_names, kid_subset_size, settings_of
 from evaluation.timing import Stopwatch
 from presets import PRESETS
 from reporting.paper import FIGURES, beside_paper
-from reporting.write import write_report
 
 NO_PROCESS = 99_999_999  # an id that no system gives
 RECORD = """name: {name}
@@ -70,25 +70,25 @@ def finish(folder, name, sketch, more=""):
 
 def test_report_of_a_half_done_run(samples, tmp_path):
     finish(tmp_path, "b", 100)
-    summary = write_report(tmp_path, samples, "PICS", {"a": "broken"})
+    summary = report(tmp_path, samples, "PICS", {"a": "broken"})
     assert summary["images"] == 1
     assert summary["failed"] == ["a"]
     assert summary["mean"]["bytes"] == 134
     rows = (tmp_path / "results.csv").read_text().splitlines()
     assert rows[1].startswith("b,a barn,0.4,134,22,100,12")
     finish(tmp_path, "a", 200)
-    assert write_report(tmp_path, samples, "PICS", {})["mean"]["bytes_sketch"] == 150
+    assert report(tmp_path, samples, "PICS", {})["mean"]["bytes_sketch"] == 150
 
 
 def test_report_of_nothing(samples, tmp_path):
-    summary = write_report(tmp_path, samples, "PIC", {"a": "x", "b": "y"})
+    summary = report(tmp_path, samples, "PIC", {"a": "x", "b": "y"})
     assert summary["images"] == 0 and not (tmp_path / "results.csv").exists()
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
 def test_costs_stand_apart_from_results(samples, tmp_path):
     finish(tmp_path, "a", 100, "seconds: {prompt: 2.5}\nmemory: {process: 1000}\n")
-    summary = write_report(tmp_path, samples, "PICS", {})
+    summary = report(tmp_path, samples, "PICS", {})
     assert summary["cost"]["mean"] == {"seconds_prompt": 2.5, "memory_process": 1000}
     assert not [name for name in summary["mean"] if name.startswith(("seconds", "memory"))]
     header = (tmp_path / "results.csv").read_text().splitlines()[0]
@@ -102,7 +102,7 @@ def test_baselines_are_saved_and_averaged(samples, tmp_path):
     avif = "avif: {bytes: 90, bpp: 0.3, scale: 0.5, quality: 3, psnr: 20}"
     finish(tmp_path, "a", 100, f"baselines: {{{avif}, jpeg: {{why: larger}}}}\n")
     finish(tmp_path, "b", 100, "baselines: {avif: {why: too small}, jpeg: {why: larger}}\n")
-    summary = write_report(tmp_path, samples, "PICS", {})
+    summary = report(tmp_path, samples, "PICS", {})
     assert summary["baselines"] == {
         "AVIF": {"images": 1, "mean": {"bytes": 90, "bpp": 0.3, "psnr": 20}, "intervals": {}}
     }
@@ -124,19 +124,20 @@ def test_claim_and_compare(tmp_path):
     compare_settings(folder, {"N": 4})
     assert not folder.exists()
     folder.mkdir()
-    claim(folder, {"N": 4}, [], overwrite=False)
+    claim(folder, {"N": 4}, ["a", "b"], Taken(), overwrite=False)
     alive = f".b.pics.{os.getppid()}.tmp"
-    for file in ("a_caption.yaml", "b_failed.txt", f".b.pics.{NO_PROCESS}.tmp", alive):
+    log = "results-1-0.jsonl"
+    for file in ("b_failed.txt", f".b.pics.{NO_PROCESS}.tmp", alive, log):
         (folder / file).write_text("")
     # What failed is tried again; what a killed run left half done is gone.
-    claim(folder, {"N": 4}, [], overwrite=False)
-    left = [alive, "a_caption.yaml", "settings.json"]
+    claim(folder, {"N": 4}, ["a", "b"], Taken(), overwrite=False)
+    left = [alive, log, "settings.json"]
     assert sorted(path.name for path in folder.iterdir()) == left
     compare_settings(folder, {"N": 4})
     with pytest.raises(ValueError, match="N 4 -> 5"):
         compare_settings(folder, {"N": 5})
-    claim(folder, {"N": 5}, [], overwrite=True)
-    assert not (folder / "a_caption.yaml").exists()
+    claim(folder, {"N": 5}, ["a", "b"], Taken(), overwrite=True)
+    assert not (folder / log).exists()
     compare_settings(folder, {"N": 5})
 
 

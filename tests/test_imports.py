@@ -14,21 +14,33 @@ from helpers.record_golden import RECORD
 
 ROOT = Path(__file__).parent.parent
 OWN = "allocation bitstream codec color_codec common dataloaders diffusion evaluation models_ntc "
-OWN += "pics presets pretrained prompt_inversion reporting text_codec"
+OWN += "pics presets pretrained prompt_inversion reporting shards text_codec"
 # What transformers and diffusers import whatever is asked of them: the hub's client and its parts.
 HUB = (
     "anyio attr attrs certifi charset_normalizer filelock h11 httpcore httpcore2 httpx httpx2 idna "
 )
 HUB += "huggingface_hub hf_xet outcome packaging requests sniffio socks sortedcontainers tqdm trio "
 HUB += "truststore urllib3 yaml click typer shellingham rich"
-LIBRARIES = "accelerate diffusers einops google jinja2 markupsafe mpmath numpy PIL psutil regex "
+LIBRARIES = (
+    "accelerate dill diffusers einops google jinja2 markupsafe mpmath numpy PIL psutil regex "
+)
 LIBRARIES += (
-    "safetensors scipy sympy tokenizers torch torchgen transformers triton typing_extensions"
+    "regex safetensors scipy sympy tokenizers torch torchgen transformers triton typing_extensions"
 )
 INFO = {*OWN.split(), "numpy", "yaml", "tokenizers"}
 DECODE = INFO | {*HUB.split(), *LIBRARIES.split()}
 # What is not installed where sketches must be decoded all the same, and what takes long to import.
-NEVER = ("compressai", "torchvision", "pandas", "sklearn", "lightning", "sentence_transformers")
+NEVER = (
+    "compressai",
+    "ray",
+    "datasets",
+    "webdataset",
+    "torchvision",
+    "pandas",
+    "sklearn",
+    "lightning",
+    "sentence_transformers",
+)
 COMPILER = "torch._dynamo"
 # Python's own start, and parts of packages: compiled Cython, the paths of CUDA's libraries.
 UNNAMED = ("_", "cython_runtime", "cuda", "sitecustomize", "usercustomize", "google")

@@ -171,6 +171,32 @@ def test_sorts_by_any_column(browser, folder):
     assert names(browser) == ["p0", "p1", "p2", EVIL_NAME] and browser.get_log("browser") == []
 
 
+def test_filter_by_name(browser, folder):
+    show(browser, folder)
+    shown = "[...document.querySelectorAll('article')].filter(a => a.checkVisibility()).length"
+    field = browser.find_element("id", "filter")
+    field.send_keys("P1")
+    assert ask(browser, shown) == 1
+    field.send_keys(webdriver.Keys.ENTER)
+    assert ask(browser, shown) == 1  # the page is not loaded again
+    field.clear()
+    field.send_keys(" ")
+    assert ask(browser, shown) == 4 and browser.get_log("browser") == []
+
+
+def test_arrow_keys_go_from_image_to_image(browser, folder):
+    show(browser, folder)
+    page = browser.find_element("tag name", "body")
+    top = "Math.round(document.querySelectorAll('article')[{}].getBoundingClientRect().top)"
+    browser.execute_script("document.querySelector('article').scrollIntoView()")
+    page.send_keys(webdriver.Keys.ARROW_RIGHT)
+    assert ask(browser, top.format(1)) == 64
+    page.send_keys(webdriver.Keys.ARROW_LEFT)
+    assert ask(browser, top.format(0)) == 64
+    browser.find_element("id", "filter").send_keys(webdriver.Keys.ARROW_RIGHT)
+    assert ask(browser, top.format(0)) == 64
+
+
 def test_names_sort_by_their_numbers(browser, tmp_path):
     rows = [{"name": name, **ROW, "psnr": 1.0} for name in ("photo10", "photo9", "Photo1")]
     run = make_run(tmp_path / "run", rows)

@@ -19,17 +19,8 @@ from annotator import FILTERS
 from common.files import ROOT
 from evaluation.flags import parser
 from models_ntc.bundled import BASE_MOST
-from presets import (
-    LEAST_ABOVE_0,
-    PRESETS,
-    RANGES,
-    SAMPLERS,
-    Preset,
-    PresetError,
-    cure,
-    get_preset,
-    writer_of,
-)
+from presets import PRESETS, Preset, PresetError, cure, get_preset, writer_of
+from presets.row import LEAST_ABOVE_0, RANGES, SAMPLERS
 
 
 def write_preset(folder, **content):
@@ -40,7 +31,7 @@ def write_preset(folder, **content):
 
 def test_rows_have_distinct_numbers_that_fit_the_stream():
     numbers = [row.number for row in PRESETS.values()]
-    assert numbers == [1, 2, 3]
+    assert numbers == [1, 2, 3, 4, 5, 6, 7, 8]
     assert all(row.short_side % 64 == 0 for row in PRESETS.values())
 
 
@@ -60,6 +51,11 @@ def test_each_controlnet_gets_the_edges_it_was_trained_on():
         "tiny": "hed-tiny",
         "sd21": "hed-bsds500",
         "sd15": "hed",
+        "sdxl": "hed",
+        "zimage": "hed",
+        "qwen": "hed",
+        "flux": "hed",
+        "sd35": "canny",
     }
     assert "sniklaus/pytorch-hed" in FILTERS["hed-bsds500"].origin
     assert "GPL-3.0; fetched, never shipped" in FILTERS["hed-bsds500"].origin

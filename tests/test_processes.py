@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,15 +26,17 @@ from helpers.stub_run import BAD, StubDecoder, StubEncoder, arguments, run, scri
 from PIL import Image
 
 from diffusion.execution import Execution
-from evaluation import loop, setup
-from evaluation.evaluator import Evaluator
-from evaluation.folder import claim
-from evaluation.loop import ProgressMonitor, finish, split, work
+from evaluation import loop, processes, progress, setup
+from evaluation.evaluator import Evaluator, store_in
+from evaluation.folder import Taken, claim
+from evaluation.loop import finish, split, work
 from evaluation.overlap import TURN_SECONDS, imap_overlapped
 from evaluation.processes import ProcessGroup
+from evaluation.progress import Progress
 from evaluation.setup import Run, workers_for
 from evaluation.timing import Stopwatch
 from metrics import MetricSet
+from reporting.log import DONE, MISSING, entry_in, logs_of, scan
 from reporting.rows import COSTS
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +66,12 @@ def script(photos, output, cores="1"):
     return subprocess.Popen(command, env=environment, **pipes)
 
 
+def recorded(output):
+    """How many images the logs of a run that is at work have."""
+    entries = [scan(folder, NAMES) for folder in output.glob("*")]
+    return sum(int((one.state == DONE).sum()) for one in entries)
+
+
 def alive(process):
     try:
         return process.status() != psutil.STATUS_ZOMBIE
@@ -78,8 +88,8 @@ def results(output):
         if name.endswith(".yaml"):
             files[name] = without_costs(yaml.safe_load(files[name]))
     files["summary.json"] = json.loads(files["summary.json"]) | {"cost": None}
-    lines = files["results.jsonl"].splitlines()
-    files["results.jsonl"] = [without_costs(json.loads(line)) for line in lines]
+    lines = files["results.jsonl"].splitlines(keepends=True)
+    files["results.jsonl"] = [without_costs(entry_in(line)) for line in lines]
     rows = csv.DictReader(files["results.csv"].decode().splitlines())
     files["results.csv"] = [without_costs(row) for row in rows]
     return files
@@ -109,7 +119,6 @@ def test_bad_images_are_recorded_with_their_reasons(whole):
     assert summary["images"] == 5 and summary["failed"] == ["p2", "p5"]
     assert summary["reasons"]["p2"] == "ValueError: 1 red pictures"
     assert "p5.png: not a picture" in summary["reasons"]["p5"]
-    assert whole["p2_failed.txt"].decode().strip() == summary["reasons"]["p2"]
     names = [row["name"] for row in whole["results.csv"]]
     assert names == [line["name"] for line in whole["results.jsonl"]]
 
@@ -121,7 +130,6 @@ def test_an_image_that_failed_is_tried_again(monkeypatch, photos, tmp_path):
     assert in_process(monkeypatch, photos, tmp_path / "out") == 0
     after = results(tmp_path / "out")
     assert after["summary.json"]["failed"] == []
-    assert not [name for name in after if name.endswith("failed.txt")]
 
 
 def test_a_finished_run_is_measured_without_its_models(monkeypatch, whole, photos, tmp_path):
@@ -181,17 +189,17 @@ def test_killed_at_random_and_resumed(photos, tmp_path, cores):
 def test_interrupted_run_says_what_is_done(photos, tmp_path, cores):
     run = script(photos, tmp_path / "out", cores)
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("out/*/p[01]_caption.yaml"))) < 2 and time.monotonic() < deadline:
+    while recorded(tmp_path / "out") < 2 and time.monotonic() < deadline:
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     out, error = (text.decode() for text in run.communicate())
     (folder,) = (tmp_path / "out").iterdir()
     summary = json.loads(out.splitlines()[-1])
-    done = len(list(folder.glob("*_caption.yaml")))
-    assert run.returncode == 130 and f"stopped: {done} of 7" in error and "Traceback" not in error
     lines = (folder / "results.jsonl").read_bytes().splitlines()
-    assert summary["images"] == done == len(lines) >= 2
+    done = len(lines)
+    assert run.returncode == 130 and f"stopped: {done} of 7" in error and "Traceback" not in error
+    assert summary["images"] == done >= 2 and logs_of(folder) == [(0, 0, folder / "results.jsonl")]
 
 
 @forks
@@ -210,8 +218,8 @@ def test_a_killed_worker_ends_the_run_and_loses_nothing(
     monkeypatch.setattr(StubEncoder, "encode_all", deadly)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1
     assert "error: a worker was killed" in capsys.readouterr().err.splitlines()[-1]
-    assert list(tmp_path.glob("out/*/p0_caption.yaml"))
-    assert not list(tmp_path.glob("out/*/p6_caption.yaml"))
+    (folder,) = (tmp_path / "out").iterdir()
+    assert scan(folder, NAMES).state.tolist()[0::6] == [DONE, MISSING]
     monkeypatch.setattr(StubEncoder, "encode_all", encode_all)
     assert in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2") == 1  # p2 and p5
     assert results(tmp_path / "out") == whole
@@ -241,29 +249,35 @@ def test_a_split_gives_each_image_once(count, batch_size, workers):
 
 
 def test_results_are_there_as_it_goes(monkeypatch, photos, tmp_path):
-    seen, refresh = [], ProgressMonitor.refresh
+    seen, take = [], Progress.take
 
-    def watched(self):
-        refresh(self)
-        files = [self.folder / name for name in ("results.csv", "results.jsonl")]
-        seen.append([len(file.read_bytes().splitlines()) if file.exists() else 0 for file in files])
+    def watched(self, ended):
+        (folder,) = (tmp_path / "out").iterdir()
+        (log,) = folder.glob("results-1-0.jsonl")
+        lines = log.read_bytes().splitlines(keepends=True)
+        table = folder / "results.csv"
+        rows = len(table.read_bytes().splitlines()) - 1 if table.exists() else 0
+        seen.append([sum("failed" not in entry_in(line) for line in lines), rows])
+        take(self, ended)
 
-    monkeypatch.setattr(ProgressMonitor, "refresh", watched)
+    monkeypatch.setattr(Progress, "take", watched)
+    monkeypatch.setattr(progress, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(progress, "REPORT_TIMES", 0)
     in_process(monkeypatch, photos, tmp_path / "out", "--batch_size", "2")
-    assert seen == [[0, 0], [3, 2], [4, 3], [5, 4], [6, 5]]  # p2 and p5 are not among them
+    assert seen == [[2, 0], [3, 2], [4, 3], [5, 4]]  # p2 and p5 are not among them
 
 
 class State:
     """accelerate's PartialState, for processes that run one after another."""
 
     def __init__(self, rank, count):
-        self.rank, self.count, self.is_main_process = rank, count, rank == 0
+        self.process_index, self.num_processes = rank, count
 
     @contextmanager
     def split_between_processes(self, items):
-        size, extra = divmod(len(items), self.count)
-        start = self.rank * size + min(self.rank, extra)
-        yield items[start : start + size + (self.rank < extra)]
+        size, extra = divmod(len(items), self.num_processes)
+        start = self.process_index * size + min(self.process_index, extra)
+        yield items[start : start + size + (self.process_index < extra)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -272,10 +286,11 @@ def test_processes_change_nothing(monkeypatch, whole, photos, tmp_path, count, c
     stub(monkeypatch.setattr)
     alone = setup.prepare(args, "PICS", ExitStack())
     folder, samples, metrics = alone.folder, alone.samples, alone.metrics
-    claim(folder, setup.settings_of(args, "PICS"), NAMES, overwrite=False)
+    claim(folder, setup.settings_of(args, "PICS"), NAMES, Taken(), overwrite=False)
     for rank in reversed(range(count)):  # rank 0 last, which waits for the others
         group = ProcessGroup("cpu", State(rank, count))
-        evaluator = Evaluator(folder, StubEncoder(), metrics, {}, Stopwatch(), "cpu")
+        evaluator = Evaluator(StubEncoder(), metrics, {}, Stopwatch(), "cpu")
+        evaluator = replace(evaluator, store=partial(store_in, folder))
         todo = list(range(7))
         run = Run("PICS", folder, samples, todo, group, evaluator, metrics, workers=0, before={})
         work(run, batch_size=2)
@@ -404,3 +419,10 @@ def test_threads_only_beside_a_gpu_that_holds_all_models(monkeypatch):
     drawn = {(None, "cuda"): True, (None, "cpu"): False, ("together", "cpu"): True}
     drawn["alone", "cuda"] = False
     assert {how: setup.draws_together(*how) for how in drawn} == drawn
+
+
+def test_a_launcher_of_several_hosts_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 of 4 processes on this host"):
+        processes.join("cpu")

@@ -66,14 +66,14 @@ def load_features() -> HED:
     return network.requires_grad_(False).eval()
 
 
-def features(network: HED, pixels: Tensor) -> list[Tensor]:
-    """Return the activations of the first FEATURE_BLOCKS blocks.
+def features(network: HED, pixels: Tensor, blocks: int = FEATURE_BLOCKS) -> list[Tensor]:
+    """Return the activations of the first `blocks` blocks.
 
     pixels: (N, 3, H, W) in -1..1.
     """
     x = (pixels + 1) * 127.5 - network.norm
     found = []
-    for number in range(1, FEATURE_BLOCKS + 1):
+    for number in range(1, blocks + 1):
         if number > 1:
             x = F.max_pool2d(x, 2)
         x, _ = getattr(network, f"block{number}")(x)

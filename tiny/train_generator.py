@@ -27,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.files import write
 from diffusion.control import COLOR_SCALE, control_channels, control_tensor
-from diffusion.generator import framed
+from diffusion.prompts import framed
 from presets import BUNDLE
 from tiny.conditions import Conditions
 from tiny.data import Photos

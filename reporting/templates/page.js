@@ -1,4 +1,4 @@
-// Wiping and sorting. Without this script the page still reads.
+// Wiping, sorting, filtering by name, and the arrow keys from image to image. Without this script the page still reads.
 "use strict";
 
 document.addEventListener("input", (event) => {
@@ -32,5 +32,27 @@ if (list) {
   order.addEventListener("click", () => {
     order.value = order.value === "ascending" ? "descending" : "ascending";
     sort();
+  });
+
+  const filter = document.getElementById("filter");
+  filter.addEventListener("input", () => {
+    const wanted = filter.value.trim().toLowerCase();
+    for (const { article } of rows) article.hidden = !article.querySelector("h2").textContent.toLowerCase().includes(wanted);
+  });
+  // Enter would send the form and load the page again.
+  filter.form.addEventListener("submit", (event) => event.preventDefault());
+
+  // Left and right go to the image before and after, unless they move a slider, a choice or a cursor.
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select")) return;
+    const shown = [...list.children].filter((article) => !article.hidden);
+    const tops = shown.map((article) => Math.abs(article.getBoundingClientRect().top - 64));
+    const nearest = tops.indexOf(Math.min(...tops));
+    const next = shown[nearest + step];
+    if (next) {
+      event.preventDefault();
+      next.scrollIntoView();
+    }
   });
 }

@@ -23,7 +23,7 @@ from helpers.hostile_models import make_models
 
 from common.weights import UnavailableError, from_mirrors
 from diffusion import load_generator, load_tokenizer
-from diffusion.loading import load_controlnet
+from diffusion.controlnets import load_controlnet
 from presets import PresetError, get_preset
 from prompt_inversion.clip import load_clip
 

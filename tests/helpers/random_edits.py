@@ -16,21 +16,8 @@ from codec import Decoder, Edit, edit
 from codec.editing import resized
 from models_ntc.bundled import layers_of
 
-WORDS = [
-    "a",
-    "red",
-    "barn",
-    "under",
-    "stormy",
-    "sky",
-    "on",
-    "beach,",
-    "Tür",
-    "東京",
-    "🦊",
-    "don't",
-    "42",
-]
+TEXT = "a red barn under stormy sky two dogs on the beach, Tür 東京 🦊 don't 42"
+WORDS = TEXT.split(" ")
 LAYERS_OF = {"prompt": ("text",), "sketch": ("sketch",), "color": ("color", "base")}
 
 
