@@ -6,6 +6,6 @@ shown = page.compress("photo.jpg", 150, ("text", "sketch", "color"))
 
 from demonstration.bars import layer_bar
 from demonstration.models import Models
-from demonstration.workbench import LAYERS, Shown, Workbench, asked_edit
+from demonstration.workbench import LAYERS, Shown, Workbench, painted
 
-__all__ = ["LAYERS", "Models", "Shown", "Workbench", "asked_edit", "layer_bar"]
+__all__ = ["LAYERS", "Models", "Shown", "Workbench", "layer_bar", "painted"]

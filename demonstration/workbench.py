@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import bitstream
 from allocation import BudgetConfig
@@ -36,6 +37,24 @@ class Shown:
     original: np.ndarray | None = None  # uint8 (H, W, 3), if it was compressed here
     webp: np.ndarray | None = None  # uint8 (H, W, 3); None: no WebP file is so small
     webp_bytes: int = 0
+
+    @property
+    def enlarged_color(self) -> np.ndarray | None:
+        """The colors sent at the reconstruction's size, each of a map as a square."""
+        if self.color is None:
+            return None
+        scale = self.image.shape[0] // self.color.shape[0]
+        return self.color.repeat(scale, 0).repeat(scale, 1)
+
+    @property
+    def drawable_sketch(self) -> np.ndarray:
+        """The sketch, or a black one: what new lines are drawn on."""
+        return np.zeros(self.image.shape[:2], np.uint8) if self.sketch is None else self.sketch
+
+    @property
+    def paintable_color(self) -> np.ndarray:
+        """The colors sent, or those of the reconstruction: what others are painted on."""
+        return self.image if self.color is None else self.enlarged_color
 
 
 class Workbench:
@@ -98,17 +117,17 @@ def shown(decoded: Decoded, data: bytes, original: np.ndarray | None = None) -> 
     return Shown(data, *parts, sketch, color, original, webp.image, len(webp.data))
 
 
-def asked_edit(
-    before: Shown, prompt: str, seed: int, sketch: np.ndarray | None, colors: np.ndarray | None
-) -> Edit:
-    """Return what a visitor changed: words, seed and sketch that differ from those of the file.
+def painted(canvas: dict | None) -> np.ndarray | None:
+    """Return the picture on a canvas, uint8 (H, W, 3), if something was painted there.
 
-    colors: uint8 (H, W, 3), an image whose colors are to be taken; None: the file's.
+    canvas: "layers" that were painted and the "composite" of all, each uint8 (H, W, 4), RGBA.
     """
-    words = prompt if prompt != before.prompt else None
-    drawn = sketch
-    if sketch is not None:
-        old = np.zeros_like(sketch) if before.sketch is None else before.sketch
-        drawn = None if np.array_equal(sketch, old) else sketch
-    number = seed if seed != before.seed else None
-    return Edit(words, drawn, colors, number)
+    layers = canvas["layers"] if canvas else []
+    if not any(layer[..., 3].any() for layer in layers):
+        return None
+    return canvas["composite"][..., :3]
+
+
+def to_gray(picture: np.ndarray) -> np.ndarray:
+    """Return a picture, uint8 (H, W, 3), in shades of gray, uint8 (H, W)."""
+    return np.asarray(Image.fromarray(picture).convert("L"))
