@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 from gradio.utils import get_upload_folder
 
 from allocation.table import LEAST_BYTES
@@ -37,6 +38,7 @@ CSS = """
 }
 #webp img, #sketch img, #color img { width: 100%; height: auto; }
 """
+ORIGINAL = "Original | reconstruction"
 HIDDEN = {"api_visibility": "private"}
 
 
@@ -103,7 +105,7 @@ class Page:
                 label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed"
             )
         with gr.Tab("Sketch", elem_id="sketch-tab"):
-            black_and_white = gr.Brush(colors=["#ffffff", "#000000"], color_mode="fixed")
+            black_and_white = gr.Brush(2, ["#ffffff", "#000000"], color_mode="fixed")
             self.canvas = _canvas("Draw: white is an edge, black is none", black_and_white)
         with gr.Tab("Colors", elem_id="color-tab"):
             self.paint = _canvas("Paint over the colors", gr.Brush(default_size=24))
@@ -151,7 +153,7 @@ class Page:
         if photo is None:
             raise ValueError("no photograph yet: drop one, or pick a sample")
         shown = self.bench.compress(photo, int(budget), layers)
-        return self._displayed(shown, "Original", shown.original)
+        return self._displayed(shown, ORIGINAL, shown.original)
 
     def _follow(self, photo: str | None, budget: int, layers: list[str]):
         """Show a photograph again after the slider or a switch has moved."""
@@ -162,7 +164,7 @@ class Page:
         if file is None:
             raise ValueError("no file yet: drop a .pics file")
         shown = self.bench.open(file)
-        return self._displayed(shown, "Reconstruction", shown.image)
+        return self._displayed(shown, "Reconstruction", shown.image)  # nothing to compare with
 
     def _change(self, before: Shown | None, words, seed, canvas, paint, donor) -> dict:
         """Show an edited file. Raises ValueError without one."""
@@ -177,17 +179,17 @@ class Page:
         )
         shown = self.bench.change(before, asked)
         if shown.original is None:
-            return self._displayed(shown, "Before the edit", before.image)
-        return self._displayed(shown, "Original", shown.original)
+            return self._displayed(shown, "Before the edit | after", before.image)
+        return self._displayed(shown, ORIGINAL, shown.original)
 
-    def _displayed(self, shown: Shown, left: str, picture) -> dict:
-        """Return the values of the page's parts; left: what the wipe compares with, a picture."""
+    def _displayed(self, shown: Shown, label: str, left: np.ndarray) -> dict:
+        """Return the values of the page's parts; label: of the wipe, left: its other picture."""
         webp = f"WebP, {shown.webp_bytes} bytes" if shown.webp_bytes else "No WebP is so small"
         return {
             self.state: shown,
             self.results: gr.update(visible=True),
             self.bar: layer_bar(shown.sizes),
-            self.wipe: gr.update(value=(picture, shown.image), label=f"{left} | reconstruction"),
+            self.wipe: gr.update(value=(left, shown.image), label=label),
             self.webp: gr.update(value=shown.webp, label=webp, visible=shown.original is not None),
             self.sketch: gr.update(value=shown.sketch, visible=shown.sketch is not None),
             self.color: gr.update(value=shown.enlarged_color, visible=shown.color is not None),
@@ -213,7 +215,7 @@ def _canvas(label: str, brush: gr.Brush) -> gr.ImageEditor:
     )
 
 
-def _background(picture) -> dict:
+def _background(picture: np.ndarray) -> dict:
     """Return a picture as one that nothing was painted on yet."""
     return {"background": picture, "layers": [], "composite": None}
 

@@ -24,6 +24,7 @@ SIDEWAYS = {  # the only ones of one level
     ("allocation", "codec"),
     ("demonstration", "allocation"),
     ("demonstration", "codec"),
+    ("demonstration", "evaluation"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What the page of demo.py does, without a browser; and with Gradio, where that is, its parts.
+"""What the page of demo.py does, without a page (test_demo_page.py has that).
 
 python -m pytest tests/test_demo.py
 """
@@ -17,8 +17,10 @@ from test_hostile_pictures import KINDS
 import bitstream
 import demo
 from codec import Edit
-from common.files import ImageError
-from demonstration import LAYERS, Models, Workbench, asked_edit, layer_bar
+from common.files import ImageError, reason_of
+from demonstration import LAYERS, Models, Workbench, layer_bar, painted
+from demonstration.workbench import to_gray
+from evaluation.conversion import FAILURES, SPEAKING
 from presets import get_preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,21 +65,41 @@ def test_switches_of_layers(bench, photo, layers):
 
 
 def test_a_saved_file_opens_to_the_same_picture(bench, shown, tmp_path):
-    path = demo.saved(shown.data)
-    again = bench.open(path)
+    (tmp_path / "a.pics").write_bytes(shown.data)
+    again = bench.open(tmp_path / "a.pics")
     assert again.data == shown.data and np.array_equal(again.image, shown.image)
     assert again.prompt == shown.prompt and again.original is None and again.webp is None
 
 
 def test_an_edit_changes_what_was_changed(bench, photo):
     shown = bench.compress(photo, 200, ("text", "sketch"))
-    same = asked_edit(shown, shown.prompt, shown.seed, shown.sketch.copy(), None)
-    assert vars(same) == vars(Edit())
-    new = bench.change(shown, asked_edit(shown, "a red barn", 7, shown.sketch, None))
+    new = bench.change(shown, Edit(prompt="a red barn", seed=7))
     before, after = bitstream.unpack(shown.data), bitstream.unpack(new.data)
     assert (new.prompt, new.seed) == ("a red barn", 7)
     assert after.sketch == before.sketch
     assert not np.array_equal(new.image, shown.image) and new.original is shown.original
+
+
+def test_only_what_was_painted_is_an_edit():
+    empty, stroke = np.zeros((2, 64, 64, 4), np.uint8)
+    stroke[8:16] = (255, 0, 0, 255)
+    composite = np.full((64, 64, 4), 255, np.uint8)
+    assert painted(None) is None
+    assert painted({"layers": [], "composite": None}) is None
+    assert painted({"layers": [empty], "composite": composite}) is None
+    picture = painted({"layers": [empty, stroke], "composite": composite})
+    assert picture.shape == (64, 64, 3)
+    assert to_gray(picture).shape == (64, 64) and to_gray(picture).min() == 255
+
+
+def test_there_is_always_something_to_paint_on(bench, photo):
+    words = bench.compress(photo, 200, ("text",))
+    assert not words.drawable_sketch.any()
+    assert words.paintable_color is words.image
+    colors = bench.compress(photo, 200, ("color",))
+    assert colors.paintable_color.shape == colors.image.shape
+    sketch = bench.compress(photo, 200, ("sketch",))
+    assert sketch.drawable_sketch is sketch.sketch
 
 
 def test_no_layer_and_a_large_file_are_refused(bench, photo, tmp_path):
@@ -89,14 +111,6 @@ def test_no_layer_and_a_large_file_are_refused(bench, photo, tmp_path):
         bench.compress(tmp_path / "large.png", 200, LAYERS)
 
 
-class Gradio:
-    """Of Gradio only the error of a page."""
-
-    class Error(Exception):
-        def __init__(self, message, print_exception=True):
-            super().__init__(message)
-
-
 def refused(kind) -> bool:
     return isinstance(kind.make, bytes) and kind.end not in ("read", "passed over")
 
@@ -105,12 +119,11 @@ def refused(kind) -> bool:
 def test_hostile_uploads_end_in_one_line(bench, tmp_path, kind):
     path = tmp_path / "upload.png"
     path.write_bytes(kind.make)
-    as_photo = partial(demo.compress, bench)
-    as_file = partial(demo.open_file, bench)
-    for work, given in ((as_photo, (str(path), 150, list(LAYERS))), (as_file, (str(path),))):
-        with pytest.raises(Gradio.Error) as caught:
-            demo.in_one_line(Gradio, work)(*given)
-        assert str(caught.value) and len(str(caught.value).splitlines()) == 1
+    for work in (partial(bench.compress, budget=150, layers=LAYERS), bench.open):
+        with pytest.raises(FAILURES) as caught:
+            work(path)
+        line = reason_of(caught.value, SPEAKING)
+        assert line and len(line.splitlines()) == 1
 
 
 def test_a_bar_has_a_part_for_each_layer(shown):
@@ -127,14 +140,3 @@ def test_wrong_usage(flags, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(flags)
     assert stop.value.code == 2 and "error" in capsys.readouterr().err
-
-
-def test_the_page_has_its_parts(bench):
-    pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
-    page = demo.build(bench, 150)
-    names = {fn.api_name for fn in page.fns.values()}
-    assert {"compress", "open", "edit"} <= names
-    shared = [
-        block for block in page.blocks.values() if "share" in (getattr(block, "buttons", 0) or ())
-    ]
-    assert shared == []
