@@ -220,6 +220,30 @@ def test_wipe_by_mouse(browser, folder):
     assert set(pixels(browser, stage).values()) == {BLUE}
 
 
+def test_wipe_against_a_baseline(browser, tmp_path):
+    run = make_run(tmp_path / "run", rows_of(12.0, 9.5))
+    Image.new("RGB", (96, 64), "lime").save(run / "p1_webp.png")
+    assert report.main([str(run)]) == 0
+    show(browser, run)
+    load_all(browser)
+    assert ask(browser, "document.querySelector('.lead').textContent").endswith(
+        "The buttons below it compare with webp of at most as many bytes."
+    )
+    assert browser.find_elements("css selector", "article:first-child .against") == []
+    stage = browser.find_element("css selector", "article:last-child .wipe")
+    for name, color in (("webp", (0, 255, 0)), ("original", RED)):
+        (button,) = browser.find_elements("css selector", f".against button[value$='_{name}.png']")
+        button.click()
+        load_all(browser)
+        assert pixels(browser, stage)[0.3] == color and pixels(browser, stage)[0.7] == BLUE
+        slider = stage.find_element("tag name", "input")
+        label = slider.get_attribute("aria-label")
+        assert label == f"p1: wipe between {name} and reconstruction"
+        pressed = "[...document.querySelectorAll('[aria-pressed=true]')].map(b => b.textContent)"
+        assert ask(browser, pressed) == [name] == [stage.find_element("class name", "left").text]
+    assert browser.get_log("browser") == []
+
+
 def test_wipe_by_keyboard(browser, folder):
     show(browser, folder)
     load_all(browser)
