@@ -206,7 +206,8 @@ def add_execution_flags(flags: argparse.ArgumentParser) -> None:
         "--memory",
         choices=MEMORIES,
         default=Execution.memory,
-        help="low: one model on the GPU at a time, for cards of 8 GB; slower (default: all)",
+        help="low: one model on the GPU at a time, for cards of 8 GB, slower; auto: so only if "
+        "it has not twice the room of the text-to-image model (default: all)",
     )
 
 

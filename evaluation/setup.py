@@ -164,7 +164,7 @@ def threads_for(device: str, execution: Execution) -> int:
     """Return how many threads do the CPU's work beside the GPU's; 0: without a GPU, or if one
     thread at a time may use the models there.
     """
-    return 0 if device == "cpu" or execution.memory == "low" else overlap_threads()
+    return 0 if device == "cpu" or execution.memory != "all" else overlap_threads()
 
 
 def draws_together(draw: str | None, device: str) -> bool:
