@@ -5,7 +5,8 @@
 
 A page with the preset `tiny` is served in a process of its own, and asked over HTTP by one visitor.
 "compress": from a new number of bytes to the picture, with 2 candidates; "edit": from new words to
-the picture; both in seconds, medians over all requests. "memory": MiB that the server holds after
+the picture; medians over all requests, in seconds of the clock and of the server's CPU, which other
+work on the machine does not lengthen. "memory": MiB that the server holds after
 the first tenth of the requests, and at the end. Needs requirements-demo.txt and psutil. The last
 line on stdout is JSON.
 """
@@ -85,25 +86,25 @@ def measure(address: str, process: int, requests: int) -> dict:
     server = psutil.Process(process)
     client = Client(address, verbose=False, download_files=False)
     photo = handle_file(sample_images()[0])
-    times: dict[str, list[float]] = {"compress": [], "edit": []}
+    spent: dict[str, list[tuple[float, float]]] = {"compress": [], "edit": []}
     memory = []
     for number in range(requests // 2):
-        budget = 100 + number % 200
-        began = time.perf_counter()
-        client.predict(photo, budget, ["text", "sketch", "color"], api_name="/compress")
-        times["compress"].append(time.perf_counter() - began)
-        edit = f"a red barn {number}", number, NO_PAINTING, NO_PAINTING, None
-        began = time.perf_counter()
-        client.predict(*edit, api_name="/edit")
-        times["edit"].append(time.perf_counter() - began)
+        given = {
+            "compress": (photo, 100 + number % 200, ["text", "sketch", "color"]),
+            "edit": (f"a red barn {number}", number, NO_PAINTING, NO_PAINTING, None),
+        }
+        for name, values in given.items():
+            before = time.perf_counter(), sum(server.cpu_times()[:2])
+            client.predict(*values, api_name=f"/{name}")
+            after = time.perf_counter(), sum(server.cpu_times()[:2])
+            spent[name].append((after[0] - before[0], after[1] - before[1]))
         memory.append(server.memory_info().rss / 2**20)
         print(f"{number + 1} of {requests // 2}", end="\r", file=sys.stderr)
-    return {
-        "requests": requests,
-        **{name: round(median(seconds), 2) for name, seconds in times.items()},
-        "longest": {name: round(max(seconds[1:]), 2) for name, seconds in times.items()},
-        "memory": [round(memory[len(memory) // 10]), round(memory[-1])],
-    }
+    figures = {"requests": requests}
+    for name, pairs in spent.items():
+        clock, cpu = (round(median(seconds), 2) for seconds in zip(*pairs, strict=True))
+        figures[name] = {"clock": clock, "cpu": cpu}
+    return figures | {"memory": [round(memory[len(memory) // 10]), round(memory[-1])]}
 
 
 def main(argv: list[str] | None = None) -> int:
