@@ -14,6 +14,7 @@ the largest allocation, and shortened for the others.
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from diffusion.candidates import Choice, Job
 from models_ntc.bundled import StreamLayers
 from presets import Preset
 from prompt_inversion.options import PromptOptions
-from prompt_inversion.prompter import NOT_SENT, FoundPrompt
+from prompt_inversion.prompter import NOT_SENT, FoundPrompt, Prompter
 
 
 class BudgetEncoder(Encoder):
@@ -54,9 +55,24 @@ class BudgetEncoder(Encoder):
             tried = allocations(load_table(preset.name), config.budget)
         self.allocations = open_parts(tried, config)
         super().__init__(preset, replace(config, prompt=self._prompt_options()), device, timer)
-        base = config.color_bytes != 0
-        network = self.decoder.sketch_codec.network if config.sketch else 0
-        self.fingerprint = self.decoder.fingerprint(StreamLayers(network, base=base))
+        self.fingerprint = self._fingerprint()
+
+    def at(self, config: BudgetConfig) -> "BudgetEncoder":
+        """Return an encoder with the same models, for another budget or fewer layers.
+
+        config: differs in `budget`, `sketch`, `color_bytes` and `prompt` only; a sketch needs an
+        encoder that was loaded with one.
+        """
+        other = copy(self)
+        tried = allocations(load_table(self.preset.name), config.budget)
+        other.given, other.allocations = config, open_parts(tried, config)
+        other.config = replace(config, prompt=other._prompt_options())
+        found = other.config.prompt, self.preset, self.clip, self.decoder.prompt_codec
+        other.prompter = Prompter(*found)
+        other.fingerprint = other._fingerprint()
+        if not config.sketch:
+            other.annotator = None
+        return other
 
     def find(self, images, source_sizes) -> tuple[list[Layers], list[Choice]]:
         """Return the layers of each image by its best allocation, and the candidate chosen."""
@@ -70,6 +86,12 @@ class BudgetEncoder(Encoder):
         with self.timer("candidates"):
             best = self._best(images, tried)
             return best, self.chooser.choose(images, [self.conditions(layers) for layers in best])
+
+    def _fingerprint(self) -> int:
+        """Return that of the files with all layers that may be sent."""
+        network = self.decoder.sketch_codec.network if self.given.sketch else 0
+        base = self.given.color_bytes != 0
+        return self.decoder.fingerprint(StreamLayers(network, base=base))
 
     def _prompt_options(self) -> PromptOptions:
         """Return the options of prompts, which are searched for the largest part of the budget."""

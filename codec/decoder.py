@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 PRESET_BITS = 4  # of the fingerprint
 # How the models of a file may be named, the one that is written first (docs/bitstream.md).
-NAMINGS = (("written", True), ("content", True), ("earlier", True), ("earlier", False))
+NAMINGS = (
+    ("written", True),
+    ("content", True),
+    ("by_size", True),
+    ("earlier", True),
+    ("earlier", False),
+)
 
 
 class DecodeError(ValueError):

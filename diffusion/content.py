@@ -49,7 +49,16 @@ class Names:
 
     @cached_property
     def written(self) -> str:
-        """The name that new files carry: of a small folder, its files; otherwise the content."""
+        """The name that new files carry: of a small folder, its files; otherwise the content.
+
+        Of a folder with preset.json the content too: a card and settings lie there that may change.
+        """
+        is_preset = (Path(self.source) / "preset.json").is_file()
+        return self.content if is_preset else self.by_size
+
+    @cached_property
+    def by_size(self) -> str:
+        """The name that new files carried when a folder with preset.json was like any other."""
         folder = Path(self.source)
         return self.earlier if folder.is_dir() and is_small(folder) else self.content
 

@@ -67,13 +67,15 @@ def _load_single_file(family: Family, network: Mapping, source: str, what: str, 
         file = Path(hf_hub_download(repository, name, **where))
     kind = next(iter(family.controls))
     build = getattr(diffusers, kind)
-    options = {}
+    if not hasattr(build, "from_single_file"):
+        raise ValueError(f"a {kind} is not read from one file: name a folder or a repository")
+    options = {"local_files_only": where["local_files_only"]}
     if (file.parent / "config.json").exists():
         config = build.load_config(file.parent)
         check_config(config)
         kind = _fitting(family, network, source, config)
         options["config"] = str(file.parent)
-    return kind, build.from_single_file(str(file), local_files_only=True, **options)
+    return kind, build.from_single_file(str(file), **options)
 
 
 def _fitting(family: Family, network: Mapping, source: str, config: Mapping) -> str:

@@ -11,6 +11,7 @@ families of models is a row of `diffusion.families`.
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -28,13 +29,15 @@ from diffusion.control import (
     takes_color,
 )
 from diffusion.controlnets import load_controlnet
-from diffusion.execution import PLAIN, Execution
+from diffusion.execution import PLAIN, Execution, make_turns
 from diffusion.families import Control, Family, family_of_pipeline
 from diffusion.image_to_image import from_latents
 from diffusion.latents import from_pictures, initial_noise, packed, started, without_chance
 from diffusion.library import VaeImageProcessor, diffusers
 from diffusion.loading import LIBRARIES, load_pipeline, taken
+from diffusion.one_step import one_step
 from diffusion.prompts import IdPrompts, TextPrompts
+from diffusion.quantization import quantize
 from diffusion.samplers import check_samplers, made, with_sampler
 from diffusion.tokenizers import load_clip_tokenizer
 from presets import Preset, PresetError, cure
@@ -59,7 +62,6 @@ class Generator:
         self.execution = execution
         # Without what is not needed; the compiler is, if it is asked for.
         self._lean = nullcontext if execution.compile else lean
-        self.turns = self._make_turns()
         self._names, self._text_pipeline = self._load(
             self._load_pipeline, preset.generator, "text-to-image model"
         )
@@ -170,12 +172,35 @@ class Generator:
 
     def _noise(self, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
         """Return the initial noise of all seeds, (N, C, h, w) in latent pixels."""
-        scale = self._text_pipeline.vae_scale_factor
-        channels = self.family.size_of(self._network.config)
-        noise = [initial_noise(seed, channels, height // scale, width // scale) for seed in seeds]
+        noise = [initial_noise(seed, *self.latents_size(height, width)) for seed in seeds]
         # Pipelines that are given texts convert it themselves.
         dtype = self.dtype if self.prompts == "ids" else torch.float32
         return torch.stack(noise).to(self.device, dtype)
+
+    def latents_size(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return channels, height and width of the latents of an image."""
+        scale = self._text_pipeline.vae_scale_factor
+        return self.family.size_of(self._network.config), height // scale, width // scale
+
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, prompts, control: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the network with its ControlNet predicts, with gradients: for training.
+
+        noisy: latents (N, C, h, w). timesteps: (N,). prompts: as of `generate_each`, with the
+        preset's suffix; None: no prompt. control: (N, C', H', W'), which has all its say. Returns
+        (N, C, h, w), or `diffusion.latents.packed` if the family is.
+        """
+        row = replace(self.preset, control_scale=1.0, control_end=1.0)
+        family = self.family
+        guidance = family.unguided if family.negative else row.guidance
+        whole = [self._prompts.whole(prompt, row.suffix) for prompt in prompts]
+        settings = self._prompts.settings(whole, "", "", guidance)
+        scale = self._text_pipeline.vae_scale_factor
+        settings |= {"height": scale * noisy.shape[2], "width": scale * noisy.shape[3]}
+        settings |= {"latents": packed(noisy) if family.packed else noisy}
+        settings |= {family.guidance: guidance, **control_settings(row, control, self._use.image)}
+        return one_step(self._pipeline(True), timesteps, settings)
 
     def _generate_from(self, clean: torch.Tensor, noise: torch.Tensor, control, settings: dict):
         """Draw by an image-to-image class."""
@@ -207,6 +232,8 @@ class Generator:
             parts += [getattr(names, naming) for names, _ in self._more_controlnets]
         else:
             parts += [row.sampler]
+        if row.quantize:
+            parts += [f"quantize {row.quantize}"]
         return hashlib.sha256(repr(parts).encode()).digest()
 
     def _load(self, load: Callable, sources: Sequence[str], what: str):
@@ -222,7 +249,11 @@ class Generator:
         pipeline = load_pipeline(*where, half, self.preset.name)
         family = family_of_pipeline(pipeline)
         self.dtype = getattr(torch, family.dtype) if half else torch.float32
-        pipeline.to(self._home, self.dtype)
+        pipeline.to(self.dtype)
+        large = [getattr(pipeline, part) for part in (family.network, *family.encoders)]
+        self.turns = make_turns(self.execution.memory, self.device, [*large, pipeline.vae])
+        quantize(large, self.preset)
+        pipeline.to(self._home)
         without_chance(pipeline.vae)
         self._prepare(getattr(pipeline, family.network))
         check_samplers(self.preset, family)
@@ -234,17 +265,11 @@ class Generator:
     def _load_controlnet(self, source: str, revision: str | None, local_files_only: bool):
         where = source, revision, local_files_only
         model = load_controlnet(*where, self.preset.name, self._text_pipeline)
-        model.to(self._home, self.dtype, memory_format=torch.channels_last)
-        self._prepare(model)
+        model.to(self.dtype, memory_format=torch.channels_last)
+        quantize([model], self.preset)
+        self._prepare(model.to(self._home))
         names = Names(source, revision, self.preset.controlnet, {"controlnet": model})
         return names, model
-
-    def _make_turns(self):
-        if self.execution.memory != "low":
-            return None
-        from diffusion.turns import Turns
-
-        return Turns(self.device)
 
     @property
     def _home(self) -> torch.device:
@@ -311,6 +336,16 @@ class Generator:
             pipeline.control_image_processor = plain
             self._pipelines[kind] = pipeline
         return self._pipelines[kind]
+
+    @property
+    def pipeline(self):
+        """The pipeline without a ControlNet."""
+        return self._text_pipeline
+
+    @property
+    def controlnet(self) -> diffusers.ModelMixin:
+        """The ControlNet. Raises as the class."""
+        return self._controlnet[1]
 
     @property
     def _network(self):

@@ -41,6 +41,10 @@ class IdPrompts:
         """Return the most ids that fit beside BOS, EOS and a suffix."""
         return self._length - 2 - len(self.ids(suffix))
 
+    def whole(self, prompt: Sequence[int] | None, suffix: str) -> list[int]:
+        """Return a prompt with a suffix; without both for None."""
+        return [] if prompt is None else [*prompt, *self.ids(suffix)]
+
     def settings(
         self, prompts: Sequence[Sequence[int]], suffix: str, negative: str, guidance: float
     ) -> dict[str, torch.Tensor]:
@@ -48,7 +52,7 @@ class IdPrompts:
         embedded = {}  # each prompt once and alone: in a batch it would be rounded otherwise
         for ids in map(tuple, prompts):
             if ids not in embedded:
-                embedded[ids] = self.embed([*ids, *self.ids(suffix)])
+                embedded[ids] = self.embed(self.whole(ids, suffix))
         each = [embedded[tuple(ids)] for ids in prompts]
         settings = {name: torch.cat([one[name] for one in each]) for name in each[0]}
         if guidance > self._family.unguided:
@@ -102,11 +106,15 @@ class TextPrompts:
         """Return the most ids of a prompt: no text that can be sent has more."""
         return MAX_CHARACTERS
 
+    def whole(self, prompt: str | None, suffix: str) -> str:
+        """Return a prompt with a suffix; without both for None."""
+        return "" if prompt is None else f"{prompt}{suffix}"
+
     def settings(
         self, prompts: Sequence[str], suffix: str, negative: str, guidance: float
     ) -> dict[str, list[str]]:
         """Return prompts and negative prompts as pipelines take them."""
-        settings = {"prompt": [f"{text}{suffix}" for text in prompts]}
+        settings = {"prompt": [self.whole(text, suffix) for text in prompts]}
         if self._family.negative and guidance > self._family.unguided:
             settings["negative_prompt"] = [negative] * len(prompts)
         return settings

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import numpy as np
+
 import bitstream
 import color_codec
 from codec import Conditions, Decoded, Encoded, Encoder
@@ -22,6 +24,7 @@ from reporting.rows import RECORD
 
 # Of one image; a full disk is none of these.
 FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
+PICTURES = ("all", "baselines")  # values of --keep with which pictures stay
 MOST_REASON = 10_000  # characters of why an image failed
 
 
@@ -208,10 +211,12 @@ class Evaluator:
         sample, encoded = work.sample, work.encoded
         with work.timer("metrics"):
             values = self.metrics.measure(sample.image, decoded.image, encoded.sketch)
+        files = self._images(sample, encoded, decoded) if self.keep in PICTURES else {}
         beside = {}
         for name, codec in self.codecs.items():
-            beside[name] = self._baseline(work, codec, len(encoded.data))
-        files = self._images(sample, encoded, decoded) if self.keep == "all" else {}
+            beside[name], picture = self._baseline(work, codec, len(encoded.data))
+            if self.keep == "baselines" and picture is not None:
+                files[f"_{name}.png"] = png(picture)
         if self.keep != "none":
             files[".pics"] = encoded.data
         record = describe(sample, encoded, decoded, values)
@@ -224,7 +229,7 @@ class Evaluator:
             record["seconds"][stage] = round(spent, 4)
         record["memory"] = larger(work.memory, peak_memory(self.device))
         SCHEMA(record)
-        if self.keep == "all":
+        if self.keep in PICTURES:
             files[RECORD] = record_file(record)
         line = line_of({**record, "index": sample.index})
         return Outcome(sample.index, sample.name, line, files=files)
@@ -242,24 +247,27 @@ class Evaluator:
             images["_color.png"] = color_codec.enlarge(color, *sample.image.shape[:2])
         return {ending: png(image) for ending, image in images.items() if image is not None}
 
-    def _baseline(self, work: Work, codec: Codec, budget: int) -> dict:
-        """Return the results of an image format within the budget of bytes, or why it has none."""
+    def _baseline(self, work: Work, codec: Codec, budget: int) -> tuple[dict, np.ndarray | None]:
+        """Return the results of an image format within the budget of bytes and its picture, or why
+        it has none.
+        """
         sample = work.sample
         try:
             with work.timer("baselines"):
                 found = compress(sample.image, codec, budget)
         except BudgetError as error:
-            return {"why": str(error)}
+            return {"why": str(error)}, None
         with work.timer("metrics"):
             values = self.metrics.measure(sample.image, found.image)
         height, width = sample.image.shape[:2]
-        return {
+        results = {
             "bytes": len(found.data),
             "bpp": bitstream.bits_per_pixel(found.data, height, width),
             "scale": float(found.scale),
             "quality": int(found.quality),
             **values,
         }
+        return results, found.image
 
 
 def store_in(folder: Path, outcome: Outcome) -> Outcome:

@@ -25,7 +25,7 @@ OUTPUT = ROOT / "recon_examples"
 KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
-KEEPS = ("all", "streams", "none")  # what stays of an image beside its record
+KEEPS = ("all", "baselines", "streams", "none")  # what stays of an image beside its record
 DEVICE_HELP = "cpu, cuda or cuda:N (default: a GPU if there is one)"
 # The layers of --layers (a base is sent in place of colors), with the flags of each, which it must
 # not leave out.
@@ -87,8 +87,9 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--keep",
         default="all",
         choices=KEEPS,
-        help="what stays of an image beside its record: its file, pictures and caption, its file "
-        "alone (streams), or nothing (default: all)",
+        help="what stays of an image beside its record: its file, pictures and caption, the "
+        "pictures of --baselines too (baselines), its file alone (streams), or nothing "
+        "(default: all)",
     )
     add("--overwrite", action="store_true", help="recompute finished images")
     add("--device", help=DEVICE_HELP)
@@ -222,7 +223,8 @@ def add_execution_flags(flags: argparse.ArgumentParser) -> None:
         "--memory",
         choices=MEMORIES,
         default=Execution.memory,
-        help="low: one model on the GPU at a time, for cards of 8 GB; slower (default: all)",
+        help="low: one model on the GPU at a time, for cards of 8 GB, slower; auto: so only if "
+        "it has not twice the room of the text-to-image model (default: all)",
     )
 
 

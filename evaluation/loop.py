@@ -11,6 +11,7 @@ For each image, in `recon_examples/<PIC|PICS>_<preset>_<dataset>/`:
     <name>_sketch.png         the sketch, and
     <name>_sketch_recon.png   the sketch that the file holds (PICS)
     <name>_color.png          the color map that the file holds, enlarged, or its base layer
+    <name>_webp.png           that of --baselines webp, and so on (--keep baselines)
     <name>_caption.yaml       the record: prompt, seed, bytes and bpp of each layer, the SHA-256 of
                               the file, metrics, baselines, seconds, memory
 

@@ -16,7 +16,7 @@ from common.files import complain
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from diffusion.execution import Execution, check
-from evaluation.evaluator import Evaluator, store_in
+from evaluation.evaluator import PICTURES, Evaluator, store_in
 from evaluation.flags import KID_SUBSETS, encoder_config, row_of, utf8
 from evaluation.folder import claim, earlier_summary, take
 from evaluation.overlap import overlap_threads
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
 
 def check_kept(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Raise ValueError if two images would write one file, or metrics of sets have no pictures."""
-    if args.keep == "all":
+    if args.keep in PICTURES:
         check_names(names)
         return
     sets = [name for name in args.metrics if not is_per_image(name)]
@@ -165,7 +165,7 @@ def threads_for(device: str, execution: Execution) -> int:
     """Return how many threads do the CPU's work beside the GPU's; 0: without a GPU, or if one
     thread at a time may use the models there.
     """
-    return 0 if device == "cpu" or execution.memory == "low" else overlap_threads()
+    return 0 if device == "cpu" or execution.memory != "all" else overlap_threads()
 
 
 def draws_together(draw: str | None, device: str) -> bool:

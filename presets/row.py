@@ -56,6 +56,7 @@ RANGES = {
 }
 LEAST_ABOVE_0 = {"color_bytes": 8, "prompt_bits": 5}  # where 0 stands for "none"
 PROMPTS_FROM = ("search", "caption")
+QUANTIZED = ("", "int8")  # weights as they are published, or in 8 bits
 PLAIN = "plain picture"
 # Control images that show the sketch as it is in RGB: sharpened or not, and in which range.
 PICTURES = ("picture", PLAIN, f"{PLAIN} of 0.5 to 128")
@@ -64,6 +65,7 @@ CHOICES = {
     "sampler": SAMPLERS,
     "sketch_sampler": SAMPLERS,
     "prompt_from": PROMPTS_FROM,
+    "quantize": QUANTIZED,
 }
 CONTROLS = 'one of "picture", "plain picture", "plain picture of 0.5 to 128", or "space to depth F"'
 CONTROLS += ", F a multiple of 8"
@@ -116,6 +118,7 @@ class Preset:
     control_mode: int = -1  # which kind of sketch a union of ControlNets gets; -1: it is not told
     control_end: float = 1.0  # after this part of the steps the ControlNet has no say
     more_controlnets: tuple[str, ...] = ()  # get the same control image; each one source
+    quantize: str = ""  # one of QUANTIZED: how the largest weights are held; see diffusion/loading
     prompt_from: str = "search"  # one of PROMPTS_FROM, where the user says nothing else
     prompt_bits: int = 0  # prompt search: use the 2**prompt_bits most useful tokens; 0: all tokens
     prompt_lr: float = 0.1  # prompt search: learning rate of AdamW

@@ -41,9 +41,9 @@ CODE = (".py", ".pyc", ".pyo", ".pyd", ".so")
 # kernels of the hub, packages that unpack weights.
 REFUSED_FILE = "adapter_config.json"
 REFUSED_KEY = "quantization_config"
-# Of a tokenizer.json: with damaged data the tokenizers library gives up where no error can be
-# caught cleanly. No tokenizer of CLIP or BLIP has it.
-REFUSED_NORMALIZER = "Precompiled"
+# Of a tokenizer.json: with a damaged map the tokenizers library gives up where no error can be
+# caught cleanly. T5's has it, those of CLIP and BLIP have none.
+MAPPING_NORMALIZER = "Precompiled"
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
@@ -166,8 +166,10 @@ def _check_object(config: dict) -> None:
     for key in KERNEL_KEYS:
         if "/" in str(config.get(key)):
             raise ValueError(f"{key} names code of the hub: remove it")
-    if config.get("type") == REFUSED_NORMALIZER:
-        raise ValueError(f'a normalizer "{REFUSED_NORMALIZER}" is not supported')
+    if config.get("type") == MAPPING_NORMALIZER:
+        from pretrained.charsmap import check_charsmap
+
+        check_charsmap(config.get("precompiled_charsmap"))
 
 
 def check_config(config: object) -> None:

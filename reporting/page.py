@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.files import ImageError, image_size
 from metrics import METRICS
+from metrics.baselines import CODECS
 from reporting.columns import column_of, layer_name, setting, shown
 from reporting.reading import NoRunError
 from reporting.rendering import link, link_to, render
@@ -29,6 +30,7 @@ PICTURES = {
     "sketch sent": ("_sketch_recon.png",),
     "colors sent": ("_color.png", "_colour.png"),
     "reconstruction": ("_recon.png",),
+    **{name: (f"_{name}.png",) for name in CODECS},  # baselines, if they were kept
 }
 
 
@@ -78,6 +80,11 @@ def _lead(run: RunResult, images: Sequence[dict]) -> str:
     wipes = dict.fromkeys(image["wipe"] for image in images if image["wipe"])
     if wipes:
         lead += f" Drag across a picture to compare it with the {' or the '.join(wipes)}."
+    baselines = dict.fromkeys(name for image in images for name in image["baselines"])
+    if wipes and baselines:
+        lead += (
+            f" The buttons below it compare with {' or '.join(baselines)} of at most as many bytes."
+        )
     return f"{lead} {run.note}".strip()
 
 
@@ -94,6 +101,7 @@ def images_of(run: RunResult) -> list[dict]:
             "size": size_of(run.folder, pictures),
             "pictures": {kind: link(file) for kind, file in pictures.items()},
             "wipe": _wipe(pictures),
+            "baselines": [kind for kind in pictures if kind in CODECS],
             "stream": link(f"{stem_of(row)}.pics"),
             "bytes": row["bytes"],
             "bpp": shown("bpp", row["bpp"]),

@@ -2,7 +2,7 @@
 # Install, lint, test. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the slow tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/install.sh requirements-train.txt requirements-demo.txt requirements-dev.txt
+bash scripts/install.sh requirements-train.txt requirements-demo.txt requirements-notebook.txt requirements-dev.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

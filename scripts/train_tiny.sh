@@ -6,7 +6,7 @@
 #
 # DATA holds images (files or tar shards, with photos.jsonl if labels are known), bsds500/ and
 # captions.txt.gz, see tiny/README.md. Every step can be resumed. Environment variables set the
-# seconds of each step: EDGES, SKETCH, CLIP, DECODER, GENERATOR. Working files are in runs/tiny/. A
+# seconds of each step: EDGES, SKETCH, BASE, SKETCH2, CLIP, DECODER, GENERATOR, REFINER. Working files are in runs/tiny/. A
 # GPU is used if there is one. BUNDLE gets CLIP, decoder, UNet and ControlNet; the edge network, the
 # sketch codec, the color tables and the language model stay as they are, because files depend on
 # them.
@@ -27,6 +27,9 @@ if [ $# -eq 1 ]; then
         -e 1000 --max_seconds "${SKETCH:-7200}" --out runs/tiny/sketch
     cp runs/tiny/sketch/sketch_lmbda0.02-1.0.safetensors models_ntc/sketch.safetensors
     "$python" -m tiny.train_color
+    "$python" -m tiny.train_layers base --seconds "${BASE:-15000}" --out models_ntc/base.safetensors
+    "$python" -m tiny.train_layers sketch2 --sketches runs/tiny/sketches --seconds "${SKETCH2:-13700}" \
+        --out models_ntc/sketch2.safetensors
 fi
 [ -e runs/tiny/conditions/decoded.bin ] || "$python" -m tiny.conditions decoded
 [ -e runs/tiny/conditions/color.bin ] || "$python" -m tiny.conditions colors
@@ -36,3 +39,7 @@ mkdir -p runs/tiny/ranking && cp "$data"/bsds500/train/*.jpg runs/tiny/ranking/
 "$python" -m tiny.conditions prompts --clip "$bundle/clip" --steps 60
 "$python" -m tiny.train_decoder --bundle "$bundle" --seconds "${DECODER:-9600}"
 "$python" -m tiny.train_generator --bundle "$bundle" --seconds "${GENERATOR:-12000}"
+if [ $# -eq 1 ]; then
+    "$python" -m tiny.refiner_data
+    "$python" -m tiny.train_refiner --seconds "${REFINER:-7200}"
+fi

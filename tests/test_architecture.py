@@ -9,8 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LEVELS = {
     6: "benchmarks",
-    5: "eval_PIC eval_PICS pics report train_compressai generate_sketches tiny scripts",
-    4: "evaluation allocation codec reporting",
+    5: "eval_PIC eval_PICS pics report train_compressai train_controlnet generate_sketches demo "
+    "tiny scripts",
+    4: "evaluation allocation codec reporting control_training demonstration",
     3: "annotator prompt_inversion models_ntc diffusion color_codec",  # the components
     2: "text_codec metrics presets dataloaders",
     1: "pretrained shards",
@@ -22,6 +23,10 @@ SIDEWAYS = {  # the only ones of one level
     ("evaluation", "codec"),
     ("evaluation", "reporting"),
     ("allocation", "codec"),
+    ("train_controlnet", "tiny"),  # the encoder of `tiny`, whose VAE has a decoder alone
+    ("demonstration", "allocation"),
+    ("demonstration", "codec"),
+    ("demonstration", "evaluation"),
 }
 
 

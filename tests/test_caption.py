@@ -4,11 +4,12 @@ python -m pytest tests/test_caption.py
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import skimage.data
-from helpers.checkpoints import local_preset, make_blip
+from helpers.checkpoints import local_preset, make_blip, make_florence
 from safetensors.torch import load_file, save_file
 
 import bitstream
@@ -18,6 +19,8 @@ from codec import Encoder, EncoderConfig
 from common.weights import UnavailableError
 from prompt_inversion.caption import MAX_TOKENS, Captioner, load_captioner
 from prompt_inversion.options import PromptOptions
+
+MAKERS = {"blip": make_blip, "florence": make_florence}
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +33,16 @@ def images():
     return [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
 
 
-def test_captions_are_words_and_do_not_depend_on_the_batch(folder, images):
-    captioner = load_captioner(folder, "cpu")
+@pytest.mark.parametrize("kind", MAKERS)
+def test_captions_are_words_and_do_not_depend_on_the_batch(kind, images, tmp_path):
+    captioner = load_captioner(MAKERS[kind](tmp_path), "cpu")
     captions = captioner.describe(images)
     assert captions == [captioner.describe([image])[0] for image in images]
     assert len(set(captions)) > 1
     for caption in captions:
         words = caption.split(" ")
-        assert 1 <= len(words) <= MAX_TOKENS and not {"[PAD]", "[CLS]", "[SEP]"} & set(words)
+        assert 1 <= len(words) <= MAX_TOKENS
+        assert not {"[PAD]", "[CLS]", "[SEP]", "<s>", "</s>", "<image>"} & set(words)
 
 
 def test_pictures_may_be_views(folder, images):
@@ -45,6 +50,21 @@ def test_pictures_may_be_views(folder, images):
     assert captioner.describe([images[0][:, ::-1]]) == captioner.describe(
         [np.ascontiguousarray(images[0][:, ::-1])]
     )
+
+
+def test_florence_is_asked_for_one_sentence(images, tmp_path):
+    captioner = load_captioner(make_florence(tmp_path), "cpu")
+    text = captioner.tokenizer.decode(captioner.inputs(images[0])["input_ids"][0])
+    assert text.endswith("<s>What does the image describe?</s>")
+    assert text.count("<image>") == captioner.inputs.func.num_image_tokens
+
+
+def test_a_model_of_another_kind_is_refused_in_one_line(tmp_path):
+    folder = make_florence(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "git"}))
+    with pytest.raises(UnavailableError, match="is a 'git', not one of blip, florence2"):
+        load_captioner(folder, "cpu")
 
 
 def test_what_cannot_be_had_is_said(folder, tmp_path):

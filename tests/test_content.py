@@ -92,6 +92,23 @@ def test_a_folder_with_the_weights_of_the_hub_decodes_its_files(row, kept, tmp_p
     assert small.conditions(file_of(hub)).prompt.text == "a barn"
 
 
+def test_a_folder_with_preset_json_is_named_by_content(row, kept, tmp_path, monkeypatch):
+    """A small one too, for its card and settings may change; what it wrote before is decoded."""
+    monkeypatch.setattr(loading, "HASHED_BYTES", 10**9)
+    folder = shutil.copytree(row.generator[0], tmp_path / "published")
+    published = dataclasses.replace(row, generator=(str(folder),))
+    (folder / "preset.json").write_text('{"base": "sd21", "generator": "."}')
+    decoder = Decoder(published)
+    earlier = file_of(decoder, "by_size")
+    (folder / "README.md").write_text("A card.")
+    again = Decoder(published)
+    assert again.fingerprint(StreamLayers()) == decoder.fingerprint(StreamLayers())
+    assert earlier.fingerprint != decoder.fingerprint(StreamLayers())
+    assert decoder.conditions(earlier).prompt.text == "a barn"
+    with pytest.raises(DecodeError):
+        again.conditions(earlier)  # by all files of the folder, of which one is new
+
+
 def test_earlier_files_of_the_hub_are_decoded(row, kept, tmp_path, monkeypatch):
     hub = Decoder(into_hub(tmp_path / "hub", row, monkeypatch))
     assert hub.generator._names.earlier == "owner/generator"

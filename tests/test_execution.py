@@ -60,6 +60,7 @@ def sketch():
         ({"memory": "low"}, "cpu", "leave them out"),
         ({"attention": "xformers"}, "cuda", "not installed: `pip install xformers`, or leave"),
         ({"compile": "inductor", "memory": "low"}, "cuda:1", "exclude each other"),
+        ({"compile": "inductor", "memory": "auto"}, "cuda", "--memory auto exclude each other"),
     ],
 )
 def test_what_cannot_run_is_one_line(monkeypatch, asked, device, message):
@@ -204,6 +205,17 @@ def test_one_model_at_a_time(row, sketch, monkeypatch):
         alone = [wanted[part]] if part in wanted else both
         assert calls and all(names == alone for names in calls)
     assert places.most == 2  # UNet and ControlNet
+
+
+@pytest.mark.parametrize(("free", "turns"), [(2 * 4 * 100, False), (2 * 4 * 100 - 1, True)])
+def test_models_take_turns_by_themselves_where_there_is_no_room(monkeypatch, free, turns):
+    """A model of 100 weights in float32, beside which there must be as much room again."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    model = SimpleNamespace(get_memory_footprint=lambda: 4 * 100)
+    made = execution.make_turns("auto", torch.device("cuda"), [model])
+    assert isinstance(made, Turns) == turns
+    assert execution.make_turns("all", torch.device("cuda"), [model]) is None
+    assert execution.make_turns("auto", torch.device("cpu"), [model]) is None
 
 
 def test_the_encoders_clip_takes_turns_too(row, monkeypatch):

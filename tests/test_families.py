@@ -23,7 +23,9 @@ from PIL import Image, ImageEnhance
 from codec import Decoder, Encoder, EncoderConfig
 from common.files import ROOT
 from common.weights import UnavailableError
-from diffusion import load_generator
+from diffusion import load_generator, quantization
+from diffusion.control import control_tensor
+from diffusion.execution import Execution
 from diffusion.families import FAMILIES, family_of
 from diffusion.latents import initial_noise
 from presets import PRESETS, PresetError, get_preset
@@ -142,6 +144,13 @@ def test_a_drawing_is_the_vanilla_pipelines(generator, row, sketch):
     assert difference(drawn, vanilla(generator, row, sketch)).max() <= 1
 
 
+def test_models_that_take_turns_draw_the_same(generator, row):
+    low = load_generator(row, "cpu", Execution(memory="low"))
+    color = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+    given = prompt_of(generator), [7], *SIZE, lines(20), color
+    assert np.array_equal(low.generate(*given), generator.generate(*given))
+
+
 def test_prompt_sketch_seed_and_colors_show(generator):
     prompt = prompt_of(generator)
     color = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
@@ -157,6 +166,32 @@ def test_prompt_sketch_seed_and_colors_show(generator):
         assert difference(plain, other).max() >= 1
     (pic,) = generator.generate(prompt, [0], *SIZE, None, color)
     assert difference(pic, others[-1][0]).max() >= 1
+
+
+@torch.no_grad()
+def test_a_prediction_is_the_first_of_a_drawing(generator, row, monkeypatch):
+    """Of a drawing without guidance from the sketch as it is; its sampler is asked what it got."""
+    family = generator.family
+    guidance = family.unguided if family.negative else row.guidance
+    changes = {"guidance": guidance, "control_end": 1.0, "control_scale": 1.0}
+    monkeypatch.setattr(generator, "preset", dataclasses.replace(row, **changes))
+    sampler = generator._pipeline(True).scheduler
+    step, seen = sampler.step, []
+
+    def asked(predicted, timestep, *rest, **more):
+        seen.append((predicted, timestep))
+        return step(predicted, timestep, *rest, **more)
+
+    monkeypatch.setattr(sampler, "step", asked)
+    generator.generate(prompt_of(generator), [7], *SIZE, lines(20))
+    expected, timestep = seen[0]
+    sampler.set_timesteps(row.steps, **({"mu": 0.5} if row.name in ("flux", "qwen") else {}))
+    noise = generator._noise([7], *SIZE)
+    if row.name == "sdxl":
+        noise = sampler.scale_model_input(sampler.init_noise_sigma * noise, timestep)
+    control = control_tensor(lines(20), row.control, None, family.signed)
+    given = noise, timestep.reshape(1), [prompt_of(generator)], control
+    torch.testing.assert_close(generator.predict(*given), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_seed_gives_the_same_image_alone_and_in_a_batch(generator):
@@ -219,6 +254,27 @@ def test_a_file_decodes_in_a_process_of_its_own(tmp_path, name):
         assert difference(drawn, here.image).max() <= 1
 
 
+def test_the_preset_folder_of_the_readme_draws_with_a_controlnet_of_ones_own(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    lines_of_readme = text[text.index('    {"base": "sdxl"') :].split("\n\n")[0]
+    content = json.loads(lines_of_readme)
+    assert len(lines_of_readme.splitlines()) == 5
+    row = family_preset(tmp_path, "sdxl")
+    weights = tmp_path / "weights"
+    shutil.copytree(row.generator[0], weights / "my_sdxl")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(weights / "my_sdxl" / "unet")
+    diffusers.ControlNetModel.from_unet(unet).save_pretrained(weights / "my_controlnet")
+    small = {"clip": "clip", "short_side": 64, "steps": 2}
+    (tmp_path / "preset.json").write_text(json.dumps(content | small))
+    row = get_preset(tmp_path)
+    encoder = Encoder(row, EncoderConfig(candidates=1, prompt=PromptOptions(text="a red barn")))
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    (data,) = encoder.encode([image])
+    decoded = Decoder(row).decode(data)
+    assert decoded.image.shape == image.shape
+    assert decoded.conditions.sketch is not None
+
+
 @pytest.mark.parametrize("name", TEXT_ROWS)
 def test_searched_ids_are_given_as_text_at_both_ends(tmp_path, name):
     row = family_preset(tmp_path, name)
@@ -250,6 +306,33 @@ def test_a_controlnet_of_another_model_is_refused_in_one_line(tmp_path):
     row = dataclasses.replace(flux, controlnet=sd21.controlnet)
     with pytest.raises(PresetError, match=r"a ControlNetModel, FLUX.1 takes a FluxControlNet.*$"):
         Encoder(row, EncoderConfig())
+
+
+def test_one_file_of_a_class_that_reads_none_is_refused_in_one_line(tmp_path):
+    row = family_preset(tmp_path, "flux")
+    (file,) = (tmp_path / "controlnet").glob("*.safetensors")
+    row = dataclasses.replace(row, controlnet=(str(file),))
+    with pytest.raises(UnavailableError, match=r"a FluxControlNetModel is not read from one file"):
+        Encoder(row, EncoderConfig())
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_quantized_weights_draw_almost_the_same(tmp_path, name):
+    pytest.importorskip("torchao", reason="the package torchao is not installed")
+    row = family_preset(tmp_path, name)
+    plain = load_generator(row, "cpu")
+    small = load_generator(dataclasses.replace(row, quantize="int8"), "cpu")
+    given = prompt_of(plain), [7], *SIZE, lines(20)
+    (drawn,), (quantized,) = plain.generate(*given), small.generate(*given)
+    assert 0 < difference(drawn, quantized).mean() < drawn.std() / 4
+    assert plain.identity(True) != small.identity(True)
+
+
+def test_quantized_weights_without_the_package_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    row = family_preset(tmp_path, "zimage", quantize="int8")
+    with pytest.raises(PresetError, match=r"needs the package torchao: `pip install torchao`$"):
+        load_generator(row, "cpu")
 
 
 def test_samplers_of_another_family_are_refused_in_one_line(tmp_path):

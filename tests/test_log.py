@@ -13,7 +13,9 @@ from helpers.stub_run import run, stub
 from PIL import Image
 
 import report
+from evaluation import evaluator
 from metrics import mean_interval
+from metrics.baselines import Baseline
 from reporting import averages, log, selection
 from reporting.averages import Average
 from reporting.log import DONE, FAILED, MISSING, LogFollower, LogWriter, line_of, merge, scan
@@ -67,7 +69,7 @@ def test_lines_of_others_are_counted_once(tmp_path):
     assert follower.count() == 1
 
 
-@pytest.mark.parametrize("keep", ["all", "streams", "none"])
+@pytest.mark.parametrize("keep", ["all", "baselines", "streams", "none"])
 def test_a_thousand_images_share_a_folder(monkeypatch, tmp_path, keep):
     monkeypatch.setattr(log, "PER_FOLDER", 2)
     stub(monkeypatch.setattr)
@@ -75,16 +77,23 @@ def test_a_thousand_images_share_a_folder(monkeypatch, tmp_path, keep):
     for number in range(5):
         picture = Image.new("RGB", (64, 64), (40 * number, 9, 9))
         picture.save(tmp_path / "photos" / f"p{number}.png")
-    assert run(tmp_path / "photos", tmp_path / "out", "--keep", keep) == 0
+    flags = "--keep", keep, "--baselines", "webp"
+    black = np.zeros((256, 256, 3), np.uint8)
+    fitted = Baseline(b"file", black, 1, 5, 0)
+    monkeypatch.setattr(evaluator, "compress", lambda *given: fitted)  # no WebP is so small
+    assert run(tmp_path / "photos", tmp_path / "out", *flags) == 0
     (folder,) = (tmp_path / "out").iterdir()
     streams = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.pics"))
     placed = ["000001/p2.pics", "000001/p3.pics", "000002/p4.pics", "p0.pics", "p1.pics"]
     assert streams == (placed if keep != "none" else [])
-    assert bool(list(folder.rglob("*.png"))) == (keep == "all")
+    pictures = list(folder.rglob("*.png"))
+    assert bool(pictures) == (keep in ("all", "baselines"))
+    assert any(path.name == "p4_webp.png" for path in pictures) == (keep == "baselines")
     page = (folder / "index.html").read_text()
-    assert ("./000002/p4_recon.png" in page) == (keep == "all")
+    assert ("./000002/p4_recon.png" in page) == bool(pictures)
+    assert ("./000002/p4_webp.png" in page) == (keep == "baselines")
     before = (folder / "results.jsonl").read_bytes()
-    assert run(tmp_path / "photos", tmp_path / "out", "--keep", keep) == 0  # nothing is left to do
+    assert run(tmp_path / "photos", tmp_path / "out", *flags) == 0  # nothing is left to do
     assert (folder / "results.jsonl").read_bytes() == before
     assert report.main([str(folder)]) == 0
 

@@ -6,37 +6,23 @@ Needs Chromium and its driver: apt-get install chromium chromium-driver.
 """
 
 import io
-import shutil
 from functools import partial
 
 import numpy as np
 import pytest
+from helpers.chromium import SIZES, chromium, resize
 from PIL import Image
 from test_report import EVIL_NAME, HOSTILE, ROW, make_run, rows_of
 
 import report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars"
-FLAGS += " --disable-background-networking --disable-component-update --disable-sync"
-SIZES = {"screen": (1400, 1000, False), "phone": (390, 844, True)}
 RED, BLUE = (255, 0, 0), (0, 0, 255)  # originals and reconstructions of test_report's runs
 
 
 @pytest.fixture(scope="module")
 def browser():
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        cure = "apt-get install chromium chromium-driver"
-        pytest.skip(f"Chromium or its driver is not installed ({cure})")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+    with chromium() as chrome:
         yield chrome
 
 
@@ -55,12 +41,9 @@ def folder(tmp_path_factory):
 
 
 def show(browser, folder, size="screen", scheme="light"):
-    width, height, mobile = SIZES[size]
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    resize(browser, size)
     colors = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", colors)
-    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": mobile})
     browser.get((folder / "index.html").as_uri())
 
 
@@ -235,6 +218,30 @@ def test_wipe_by_mouse(browser, folder):
     mouse().click_and_hold().move_by_offset(int(-0.3 * half), 0).release().perform()
     assert at(browser, stage) == 0
     assert set(pixels(browser, stage).values()) == {BLUE}
+
+
+def test_wipe_against_a_baseline(browser, tmp_path):
+    run = make_run(tmp_path / "run", rows_of(12.0, 9.5))
+    Image.new("RGB", (96, 64), "lime").save(run / "p1_webp.png")
+    assert report.main([str(run)]) == 0
+    show(browser, run)
+    load_all(browser)
+    assert ask(browser, "document.querySelector('.lead').textContent").endswith(
+        "The buttons below it compare with webp of at most as many bytes."
+    )
+    assert browser.find_elements("css selector", "article:first-child .against") == []
+    stage = browser.find_element("css selector", "article:last-child .wipe")
+    for name, color in (("webp", (0, 255, 0)), ("original", RED)):
+        (button,) = browser.find_elements("css selector", f".against button[value$='_{name}.png']")
+        button.click()
+        load_all(browser)
+        assert pixels(browser, stage)[0.3] == color and pixels(browser, stage)[0.7] == BLUE
+        slider = stage.find_element("tag name", "input")
+        label = slider.get_attribute("aria-label")
+        assert label == f"p1: wipe between {name} and reconstruction"
+        pressed = "[...document.querySelectorAll('[aria-pressed=true]')].map(b => b.textContent)"
+        assert ask(browser, pressed) == [name] == [stage.find_element("class name", "left").text]
+    assert browser.get_log("browser") == []
 
 
 def test_wipe_by_keyboard(browser, folder):

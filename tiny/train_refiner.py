@@ -3,8 +3,9 @@
     python -m tiny.train_refiner --examples runs/tiny/refiner_data --seconds 7200
 
 The loss is an L1, MS-SSIM, shift-tolerant LPIPS (AlexNet) of the images at half size, so that
-detail is asked for where the colors and the sketch can know of it, the distance of the edge
-network's features, and the lines of the spectrum at periods of 2 and 4 pixels. It needs
+detail is asked for where the colors and the sketch can know of it, and with less weight at full
+size, the distance of the edge network's features, and the lines of the spectrum at periods of 2 and
+4 pixels. It needs
 stlpips-pytorch (docs/metrics.md). LPIPS of SqueezeNet, which judges the result, is no loss.
 """
 
@@ -32,7 +33,14 @@ CROP = 128  # pixels
 GRID = 8  # pixels: crops start on multiples, as the low band's blocks do
 BATCH = 6
 LEARNING_RATE = 4e-4
-WEIGHTS = {"l1": 4.0, "ms_ssim": 2.0, "st_lpips": 1.0, "edges": 0.08, "lines": 0.15}
+WEIGHTS = {
+    "l1": 4.0,
+    "ms_ssim": 3.0,
+    "st_lpips_half": 1.0,
+    "st_lpips": 0.6,
+    "edges": 0.08,
+    "lines": 0.25,
+}
 EDGE_BLOCKS = 2  # of the edge network, in the loss
 MIRRORED = 24  # pixels around a crop, for MS-SSIM, which needs 161
 # Spectral bins at periods of 2 and 4 pixels, in quarters of the sampling frequency.
@@ -90,10 +98,14 @@ class Loss:
         return {
             "l1": F.l1_loss(recon, truth),
             "ms_ssim": 1 - ms_ssim(*padded),
-            "st_lpips": self.st_lpips(half(clipped) * 2 - 1, half(truth) * 2 - 1).mean(),
+            "st_lpips_half": self._st_lpips(half(clipped), half(truth)),
+            "st_lpips": self._st_lpips(clipped, truth),
             "edges": torch.stack(distances).sum(),
             "lines": line_strength(clipped),
         }
+
+    def _st_lpips(self, recon: Tensor, truth: Tensor) -> Tensor:
+        return self.st_lpips(recon * 2 - 1, truth * 2 - 1).mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
         return features(self.edges, images * 2 - 1, EDGE_BLOCKS)

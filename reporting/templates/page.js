@@ -1,8 +1,23 @@
-// Wiping, sorting, filtering by name, and the arrow keys from image to image. Without this script the page still reads.
+// Wiping, what to compare with, sorting, filtering by name, and the arrow keys from image to image. Without this script the page still reads.
 "use strict";
 
 document.addEventListener("input", (event) => {
   if (event.target.type === "range") event.target.parentElement.style.setProperty("--at", event.target.value + "%");
+});
+
+// What the reconstruction is compared with.
+document.addEventListener("click", (event) => {
+  const chosen = event.target.closest(".against button");
+  if (!chosen) return;
+  const wipe = chosen.parentElement.previousElementSibling;
+  const picture = wipe.querySelector("img");
+  picture.src = chosen.value;
+  picture.className = chosen.textContent.replace(" ", "-");
+  const before = wipe.querySelector(".left").textContent;
+  wipe.querySelector(".left").textContent = chosen.textContent;
+  const slider = wipe.querySelector("input");
+  slider.ariaLabel = slider.ariaLabel.replace(`between ${before} and`, `between ${chosen.textContent} and`);
+  for (const button of chosen.parentElement.children) button.ariaPressed = String(button === chosen);
 });
 
 const list = document.getElementById("images");

@@ -15,6 +15,7 @@ import diffusers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
 
 from annotator.hed import OriginalHED
 from presets import PRESETS, Preset
@@ -130,6 +131,41 @@ def make_blip(folder: Path) -> Path:
             torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
     transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def make_florence(folder: Path) -> Path:
+    """Florence2ForConditionalGeneration in transformers' layout, with a tokenizer of bytes."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
+    tokenizer = transformers.BartTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    text = {
+        "model_type": "bart",
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "max_position_embeddings": 256,
+    }
+    for side in ("encoder", "decoder"):
+        text |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 64}
+    vision = {"depths": (1, 1, 1, 1), "embed_dim": (8, 8, 16, 16), "projection_dim": 32}
+    vision |= {"num_heads": (1, 1, 2, 2), "num_groups": (1, 1, 2, 2), "window_size": 4}
+    torch.manual_seed(0)
+    model = transformers.Florence2ForConditionalGeneration(
+        transformers.Florence2Config(
+            text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id
+        )
+    )
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    pictures = transformers.CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False)
+    pictures.image_seq_length = (64 // 32) ** 2 + 1
+    transformers.Florence2Processor(pictures, tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -18,13 +18,17 @@ from helpers.checkpoints import (
     make_clip,
     make_controlnet,
     make_stable_diffusion,
+    make_tokenizer,
 )
+from helpers.family_checkpoints import MAKERS
 from safetensors.torch import load_file, save_file
 
 from annotator import CONTROLNET
 from annotator.hed import HED
 from presets import PRESETS
 
+CONFIG_OF_ONE_FILE = "hlky/Z-Image-Turbo-Fun-Controlnet-Union"  # named by diffusers
+LARGE = ("flux", "qwen", "sd35")
 GONE = PRESETS["sd21"].generator[0].partition("@")[0]
 ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 NARROW = ((8, 2), (8, 2), (8, 3), (8, 3), (8, 3))  # blocks of ControlNetHED
@@ -77,8 +81,8 @@ PROCESSOR = {
 
 
 def make_repositories(folder: Path) -> dict[str, str]:
-    """Make all that sd21 and sd15 name; return the commit of each repository."""
-    sd21, sd15 = PRESETS["sd21"], PRESETS["sd15"]
+    """Make all that the presets of the hub name; return the commit of each repository."""
+    sd21, sd15, sdxl, zimage = (PRESETS[name] for name in ("sd21", "sd15", "sdxl", "zimage"))
     commits = {}
     for source, make, style in (
         (sd21.generator[1], stable_diffusion, "sd21"),
@@ -89,6 +93,13 @@ def make_repositories(folder: Path) -> dict[str, str]:
         (sd15.clip[0], clip, "openai"),
         (CONTROLNET[0], annotators, ""),
         (sd21.captioner[0], blip, ""),
+        (sdxl.generator[0], stable_diffusion_xl, ""),
+        (sdxl.controlnet[0], union_controlnet, ""),
+        (zimage.generator[0], z_image, ""),
+        (zimage.controlnet[0].rpartition("/")[0], one_file_controlnet, ""),
+        (CONFIG_OF_ONE_FILE, config_of_one_file, ""),
+        *((PRESETS[name].generator[0], large, name) for name in LARGE),
+        *((PRESETS[name].controlnet[0], controlnet_of_large, name) for name in LARGE),
     ):
         name, _, commit = source.partition("@")
         make(folder / name, style)
@@ -191,6 +202,91 @@ def blip(folder: Path, _: str) -> None:
     tokenizer.save_pretrained(folder)
     _write_json(folder / "special_tokens_map.json", tokenizer.special_tokens_map)
     _fill(folder / "tf_model.h5")
+
+
+def stable_diffusion_xl(folder: Path, _: str) -> None:
+    """Make a StableDiffusionXLPipeline of 2023: float32 and float16, a second VAE beside."""
+    pipeline, _ = MAKERS["sdxl"]()
+    pipeline.save_pretrained(folder)
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+        ("text_encoder_2", "model"),
+    ):
+        weights = load_file(folder / part / f"{name}.safetensors")
+        _save(_half(weights), folder / part / f"{name}.fp16.safetensors")
+        _fill(folder / part / "model.onnx")
+    for part in ("tokenizer", "tokenizer_2"):
+        _old_tokenizer(folder / part)
+    _fill(folder / "vae_1_0" / "diffusion_pytorch_model.safetensors")
+    _fill(folder / "sd_xl_base_1.0.safetensors")
+    _fill(folder / "sd_xl_offset_example-lora_1.0.safetensors")
+
+
+def union_controlnet(folder: Path, _: str) -> None:
+    """Make a union of ControlNets, whose configuration names a class of its authors."""
+    _, model = MAKERS["sdxl"]()
+    model.save_pretrained(folder)
+    _edit(folder / "config.json", _class_name="ControlNetModel_Union")
+    _fill(folder / "config_promax.json")
+    _fill(folder / "diffusion_pytorch_model_promax.safetensors")
+
+
+def z_image(folder: Path, _: str) -> None:
+    """Make Z-Image-Turbo, whose largest weights are in several files."""
+    pipeline, _ = MAKERS["zimage"]()
+    pipeline.save_pretrained(folder)
+    for part in ("transformer", "text_encoder"):
+        (weights,) = (folder / part).glob("*.safetensors")
+        weights.unlink()
+        getattr(pipeline, part).save_pretrained(folder / part, max_shard_size="50KB")
+        assert len(list((folder / part).glob("*-of-*.safetensors"))) > 1
+    _fill(folder / "assets" / "showcase.jpg")
+
+
+def large(folder: Path, name: str) -> None:
+    """Make a model whose transformer and largest text encoder are in several files.
+
+    Beside them lie the same weights in the files of its authors.
+    """
+    pipeline, _ = MAKERS[name]()
+    pipeline.save_pretrained(folder)
+    last = max(part for part in pipeline.components if part.startswith("text_encoder"))
+    for part in ("transformer", last):
+        for file in (folder / part).glob("*.safetensors"):
+            file.unlink()
+        getattr(pipeline, part).save_pretrained(folder / part, max_shard_size="50KB")
+    for file in ("flux1-dev.safetensors", "ae.safetensors", "sd3.5_large.safetensors"):
+        _fill(folder / file)
+
+
+def controlnet_of_large(folder: Path, name: str) -> None:
+    """Make a ControlNet in the layout of diffusers."""
+    _, model = MAKERS[name]()
+    model.save_pretrained(folder)
+
+
+def one_file_controlnet(folder: Path, _: str) -> None:
+    """Make Z-Image's ControlNet: one file, and no configuration."""
+    _, model = MAKERS["zimage"]()
+    folder.mkdir(parents=True)
+    _save(model.state_dict(), folder / f"{folder.name}.safetensors")
+
+
+def config_of_one_file(folder: Path, _: str) -> None:
+    """Make the repository whose configuration diffusers uses for that file."""
+    _, model = MAKERS["zimage"]()
+    model.save_config(folder)
+    _fill(folder / "diffusion_pytorch_model.safetensors")
+
+
+def _old_tokenizer(folder: Path) -> None:
+    """Leave a CLIP's tokenizer without tokenizer.json, as before 2023."""
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    for path in folder.iterdir():
+        path.unlink()
+    make_tokenizer(folder, pad=tokenizer.pad_token)
 
 
 def _weak_controlnet(folder: Path, style: str) -> dict:

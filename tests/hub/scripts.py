@@ -4,7 +4,7 @@
         ended = scripts.run("eval_PICS.py", "--preset", "sd21")
 
 Each is run as `python SCRIPT ARGUMENTS` would run it. Two settings of the presets are smaller: 2
-sampler steps in place of 25, and images of 128 pixels in place of 512.
+sampler steps in place of 8 to 30, and images of 128 pixels in place of 512 or 1024.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ def run_here(command: list[str]) -> tuple[int, str]:
 def main() -> None:
     """Run the scripts that standard input names, a JSON list a line."""
     sys.path[0] = str(ROOT)  # as for a script of the root
-    make_smaller(("sd21", "sd15"))
+    make_smaller(("sd21", "sd15", "sdxl", "zimage", "flux", "qwen", "sd35"))
     for line in sys.stdin:
         print(json.dumps(run_here(json.loads(line))), flush=True)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 import bitstream
-from hub.layouts import GONE
+from hub.layouts import CONFIG_OF_ONE_FILE, GONE, LARGE
 from hub.scripts import ROOT, Scripts
 from hub.server import sha256
 from presets import PRESETS
 
 QUICK = ["--device", "cpu", "--N", "1", "--prompt_steps", "2"]
-SD21, SD15 = PRESETS["sd21"], PRESETS["sd15"]
+SD21, SD15, SDXL, ZIMAGE = (PRESETS[name] for name in ("sd21", "sd15", "sdxl", "zimage"))
+Z_IMAGE = ZIMAGE.generator[0].partition("@")[0]
 ANNOTATORS = "lllyasviel/Annotators"
 CLIP_FILES = [
     "config.json",
@@ -43,6 +44,16 @@ GENERATOR_FILES = [
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 ]
+# The second tokenizer differs in its padding alone, the rest is in the cache by its content. The
+# second VAE is of no use, but diffusers fetches it with the first.
+MORE_OF_SDXL = [
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer_2/special_tokens_map.json",
+    "vae_1_0/diffusion_pytorch_model.safetensors",
+]
+BESIDE_LARGE = {"flux1-dev.safetensors", "ae.safetensors", "sd3.5_large.safetensors"}
+BESIDE_Z_IMAGE = {".gitattributes", "README.md", "assets/showcase.jpg"}
 BIN_CONTROLNET = ["config.json", "diffusion_pytorch_model.bin"]
 CONTROLNET = ["config.json", "diffusion_pytorch_model.safetensors"]
 BLIP_FILES = [
@@ -74,6 +85,14 @@ FETCHED = {
     "PICS sd15": files_of(SD15.controlnet[0], CONTROLNET)
     | files_of(ANNOTATORS, ["ControlNetHED.pth"]),
     "decode sd15": set(),
+    "PICS sdxl": files_of(SDXL.generator[0], [*GENERATOR_FILES, *MORE_OF_SDXL])
+    | files_of(SDXL.controlnet[0], CONTROLNET),
+    "decode sdxl": set(),
+    "PICS zimage": {
+        tuple(ZIMAGE.controlnet[0].rsplit("/", 1)),
+        (CONFIG_OF_ONE_FILE, "config.json"),
+    },
+    "decode zimage": set(),
 }
 
 
@@ -122,11 +141,11 @@ def offline(online, environment, photos, hub, tmp_path_factory):
     return folder, run_all({**environment, "HF_HUB_OFFLINE": "1"}, photos, folder, hub)
 
 
-def fetched(requests):
-    """The files whose content was sent, and no lists of what repositories hold."""
+def fetched(requests, but=None):
+    """The files whose content was sent, of all repositories but one, and no lists of files."""
     files = set()
     for repository, file, method, status in requests:
-        if (method, status) == ("GET", 200) and not file.startswith("api"):
+        if (method, status) == ("GET", 200) and not file.startswith("api") and repository != but:
             files.add((repository, file))
     return files
 
@@ -136,7 +155,14 @@ def test_a_run_ends_well_and_fetches_what_it_needs_alone(online, name):
     ended, requests = online[1][name]
     assert ended.status == 0, ended.stderr
     assert "An error occurred" not in ended.stderr
-    assert fetched(requests) == FETCHED[name]
+    assert fetched(requests, but=Z_IMAGE) == FETCHED[name]
+
+
+def test_weights_in_several_files_are_fetched_and_nothing_beside_them(online, hub):
+    files = {file for repository, file in fetched(online[1]["PICS zimage"][1])}
+    files -= {file for _, file in FETCHED["PICS zimage"]}
+    assert files == set(hub.files(Z_IMAGE)) - BESIDE_Z_IMAGE
+    assert sum(".safetensors" in file for file in files) > 6
 
 
 @pytest.mark.parametrize("preset", ["sd21", "sd15"])
@@ -152,7 +178,7 @@ def test_an_evaluation_writes_a_stream_of_its_preset_and_a_picture(online, photo
     assert (run / "portrait_recon.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("preset", ["sd21", "sd15"])
+@pytest.mark.parametrize("preset", ["sd21", "sd15", "sdxl", "zimage"])
 def test_a_decoder_draws_what_the_evaluation_drew(online, photos, preset):
     folder, _ = online
     drawn = folder / f"PICS_{preset}_{photos.name}" / "portrait_recon.png"
@@ -169,7 +195,9 @@ def test_a_mirror_that_is_gone_is_asked_once_and_the_next_is_used(online):
 def test_the_revisions_of_the_presets_are_asked_for(online, environment):
     cache = Path(environment["HF_HOME"], "hub")
     moving = {path.parents[1].name for path in cache.glob("models--*/refs/main")}
-    assert moving == {"models--thibaud--controlnet-sd21-hed-diffusers"}  # the one without
+    without = [row.controlnet[0] for row in (SD21, SDXL)] + [CONFIG_OF_ONE_FILE]
+    without.append(ZIMAGE.controlnet[0].rpartition("/")[0])
+    assert moving == {f"models--{name.replace('/', '--')}" for name in without}
 
 
 def test_what_is_cached_has_the_sha256_that_the_hub_names(online, environment, hub):
@@ -191,7 +219,7 @@ def test_a_second_run_needs_no_network(offline, name):
 
 def test_files_made_offline_are_those_made_online(online, offline):
     made = {path.relative_to(online[0]) for path in online[0].rglob("*.pics")}
-    assert len(made) == 6
+    assert len(made) == 8
     for path in made:
         assert (offline[0] / path).read_bytes() == (online[0] / path).read_bytes()
 
@@ -203,6 +231,20 @@ def test_without_a_network_the_cache_is_used(online, environment, photos, tmp_pa
     assert ended.status == 0, ended.stderr
     (made,) = tmp_path.rglob("*.pics")
     assert made.read_bytes() == (online[0] / made.relative_to(tmp_path)).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", LARGE)
+def test_the_largest_models_are_fetched_and_drawn_with(environment, photos, tmp_path, preset, hub):
+    """8 s each."""
+    hub.requests.clear()
+    with Scripts(environment) as scripts:
+        for run in ("PICS", "decode"):
+            ended = scripts.run(*commands(f"{run} {preset}", photos, tmp_path))
+            assert ended.status == 0, ended.stderr
+    assert not [file for _, file in fetched(hub.requests) if file in BESIDE_LARGE]
+    drawn = tmp_path / f"PICS_{preset}_{photos.name}" / "portrait_recon.png"
+    assert (tmp_path / f"{preset}.png").read_bytes() == drawn.read_bytes()
 
 
 @pytest.mark.slow
