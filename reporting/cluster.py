@@ -82,7 +82,7 @@ def collect(folder: Path, dataset: str = "", method: str = "") -> dict:
 
 def _names(folder: Path) -> list[str]:
     """Return the names of all images, in the order of the data set."""
-    found = {}
+    found: dict[str, int] = {}
     for batch in _rows(folder, ["name", "index"], 10_000):
         found |= dict(zip(batch["name"], batch["index"], strict=True))
     return sorted(found, key=lambda name: (found[name], name))
