@@ -22,9 +22,11 @@ from PIL import Image
 
 import pics
 import report
-from evaluation import setup
+from dataloaders import Samples
+from evaluation import cluster_run, setup
 from reporting import cluster
 from reporting.rows import COSTS
+from shards import HubRow
 
 ray = pytest.importorskip("ray", reason="needs requirements-cluster.txt")
 pyarrow = pytest.importorskip("pyarrow", reason="needs requirements-cluster.txt")
@@ -174,19 +176,14 @@ def test_what_is_no_output_of_a_cluster_is_refused(tmp_path, capsys, content):
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        (["--metrics", "psnr,fid_patches"], "no metrics of sets"),
-        (["--data_root", "hf:owner/name"], "hf:owner/name"),
-    ],
-)
-def test_what_the_loop_alone_can_do_is_refused(environment, photos, tmp_path, capsys, more, reason):
-    from helpers import stub_cluster
-
-    assert stub_cluster.run(photos, tmp_path / "out", *more) == 2
-    assert reason in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_what_the_loop_alone_can_do_is_refused(tmp_path):
+    args = stub_run.script_args(stub_run.arguments(tmp_path, tmp_path))
+    streamed = Samples("x", ("a",), (HubRow(None, 0),), 256)
+    with pytest.raises(ValueError, match="no data set of the hub"):
+        cluster_run.check_arguments(args, streamed)
+    args.metrics = ("psnr", "fid_patches")
+    with pytest.raises(ValueError, match="leave out fid_patches"):
+        cluster_run.check_arguments(args, streamed)
 
 
 @pytest.mark.slow
