@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from evaluation.flags import (
     LAM_SKETCH_HELP,
     PRESET_HELP,
     add_encoding_flags,
+    add_engine_flags,
     add_execution_flags,
     encoder_config,
     execution,
@@ -87,6 +88,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         command.add_argument(
             "--overwrite", action="store_true", help="do finished files of a folder again"
         )
+        add_engine_flags(command)
     drop = commands.add_parser("drop", help="remove a layer from a file")
     drop.add_argument("file", type=Path, help="the .pics file")
     drop.add_argument("layer", choices=("color", "base"), help="the layer to remove")
@@ -105,18 +107,31 @@ def encode(args: argparse.Namespace) -> int:
     """Encode an image or a folder."""
     folder = args.file if args.photo.is_dir() else None
     jobs = photo_jobs(args)
-    config, device = encoder_config(args, sketch=True), choose_device(args.device)
-    check(config.execution, device)
-    with converting(folder, args.overwrite) as conversion:
-        with one_thread(device == "cpu"):
-            encoder = load_encoder(row_of(args, args.preset), config, device)
-        if folder:  # one progress bar, that of the folder
-            prompter = encoder.prompter
-            prompter.search = dataclasses.replace(prompter.search, progress=False)
+    with converting(folder, args.overwrite, args.engine, args.address) as conversion:
+        encoder, device = encoder_of(args, progress=folder is None)
         todo = conversion.unfinished(jobs, partial(origin_of, encoder))
         parameters = encoder.decoder.generator.parameters
-        conversion.work(todo, partial(encode_photo, encoder), device, parameters)
+        if args.engine == "ray":
+            conversion.work_on_cluster(todo, partial(load_to_encode, args), args.device)
+        else:
+            conversion.work(todo, partial(encode_photo, encoder), device, parameters)
     return conversion.finish()
+
+
+def encoder_of(args: argparse.Namespace, progress: bool = False) -> "tuple[Encoder, str]":
+    """Load what encodes; return it and its device. progress: whether it shows a bar of its own."""
+    config, device = encoder_config(args, sketch=True), choose_device(args.device)
+    check(config.execution, device)
+    with one_thread(device == "cpu"):
+        encoder = load_encoder(row_of(args, args.preset), config, device)
+    if not progress:
+        encoder.prompter.search = dataclasses.replace(encoder.prompter.search, progress=False)
+    return encoder, device
+
+
+def load_to_encode(args: argparse.Namespace) -> Callable[[Job], Made]:
+    """Return what encodes one image, in an actor."""
+    return partial(encode_photo, encoder_of(args)[0])
 
 
 def photo_jobs(args: argparse.Namespace) -> list[Job]:
@@ -157,7 +172,8 @@ def decode(args: argparse.Namespace) -> int:
         check(execution(args), args.device)
     folder = args.photo if args.file.is_dir() else None
     jobs = file_jobs(args)
-    with converting(folder, args.overwrite or args.force) as conversion:
+    again = args.overwrite or args.force
+    with converting(folder, again, args.engine, args.address) as conversion:
         todo = conversion.unfinished(jobs, lambda job: file_digest(job.source))
         groups = by_models(conversion, todo, args.preset)
         if groups:
@@ -213,8 +229,19 @@ def decode_groups(
         except FAILURES as error:
             conversion.fail(jobs, error)
             continue
+        if args.engine == "ray":
+            conversion.work_on_cluster(jobs, partial(load_to_decode, row, args), args.device)
+            continue
         make = partial(decode_file, decoder, args.force)
         conversion.work(jobs, make, device, decoder.generator.parameters)
+
+
+def load_to_decode(row: Preset, args: argparse.Namespace) -> Callable[[Job], Made]:
+    """Return what decodes one file with the models of `row`, in an actor."""
+    from codec import Decoder
+
+    decoder = Decoder(row, choose_device(args.device), args.lam_sketch, execution(args))
+    return partial(decode_file, decoder, args.force)
 
 
 def decode_file(decoder: "Decoder", force: bool, job: Job) -> Made:

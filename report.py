@@ -2,6 +2,7 @@
 
     python report.py recon_examples/PICS_tiny_kodak     # write its page again
     python report.py RUN RUN ...                        # compare runs
+    python report.py RUN                                # tables and page of one with --engine ray
 
 One run: index.html in its folder, self-contained. Several: a folder (--output) with a page that
 shows the same images side by side, a rate-distortion curve for each metric (PNG for light and dark
@@ -69,11 +70,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def write_page(folders: list[Path], output: Path | None) -> Path:
     """Write the page and return its path. Raises NoRunError, OSError."""
+    from reporting.cluster import collect, is_cluster_run
     from reporting.curves import compare
     from reporting.page import run_page
     from reporting.reading import NoRunError
     from reporting.runs import read_run
 
+    for folder in filter(is_cluster_run, folders):
+        collect(folder)
     runs = [read_run(folder) for folder in folders]
     if len(runs) == 1:
         page = folders[0] / "index.html"

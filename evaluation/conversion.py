@@ -142,6 +142,19 @@ class Conversion:
             cure = "out of memory? set OMP_NUM_THREADS to fewer and start it again to go on"
             raise OSError(f"a worker was killed; {cure}") from None
 
+    def work_on_cluster(
+        self, jobs: Sequence[Job], load: Callable[[], Callable[[Job], Made]], device: str | None
+    ) -> None:
+        """Do jobs by actors of the Ray that is connected. load: gives `make`, in an actor; device:
+        as --device says.
+        """
+        from evaluation import cluster, cluster_conversion
+
+        if jobs:
+            gpu = cluster.has_gpus(device)
+            for outcome in cluster_conversion.outcomes(jobs, load, gpu):
+                self._take(outcome)
+
     def fail(self, jobs: Sequence[Job], error: Exception) -> None:
         """Note that jobs cannot be done."""
         reason = reason_of(error, SPEAKING)
@@ -191,14 +204,19 @@ class Conversion:
 
 
 @contextlib.contextmanager
-def converting(folder: Path | None, overwrite: bool) -> Iterator[Conversion]:
+def converting(
+    folder: Path | None, overwrite: bool, engine: str = "loop", address: str | None = None
+) -> Iterator[Conversion]:
     """Give the run that fills a folder of results, or None: the one that makes a single file.
 
     The folder is made if there is none, and locked for the block. At the end it holds no half
-    files, and what failed is listed on stderr. overwrite: forget what was done before.
-    Raises LockError if another run has the folder, OSError.
+    files, and what failed is listed on stderr. overwrite: forget what was done before. engine,
+    address: as the flags say; with "ray", Ray is connected for the block. Raises LockError if
+    another run has the folder, ValueError for a single file with Ray, OSError.
     """
     with contextlib.ExitStack() as held:
+        if engine == "ray":
+            held.enter_context(cluster_for(folder, address))
         entries = {}
         if folder:
             held.enter_context(locked(folder))
@@ -208,6 +226,15 @@ def converting(folder: Path | None, overwrite: bool) -> Iterator[Conversion]:
         conversion = Conversion(folder, entries)
         held.callback(conversion.end)
         yield conversion
+
+
+def cluster_for(folder: Path | None, address: str | None) -> contextlib.AbstractContextManager:
+    """Return a connection to Ray for a folder of results."""
+    if folder is None:
+        raise ValueError("--engine ray does folders: leave it out for a single file")
+    from evaluation.cluster import connected
+
+    return connected(address)
 
 
 def begin_record(path: Path, overwrite: bool) -> dict[str, Entry]:

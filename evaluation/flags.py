@@ -93,6 +93,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="recompute finished images")
     add("--device", help=DEVICE_HELP)
+    add_engine_flags(flags)
     add(
         "--draw",
         choices=DRAWS,
@@ -100,6 +101,22 @@ def parser(description: str) -> argparse.ArgumentParser:
         "(default: together on a GPU, alone on a CPU)",
     )
     return flags
+
+
+def add_engine_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of what spreads the work."""
+    flags.add_argument(
+        "--engine",
+        default="loop",
+        choices=("loop", "ray"),
+        help="what spreads the images: loop, over the processes of this machine, or ray, over "
+        "those of a Ray cluster (needs requirements-cluster.txt) (default: loop)",
+    )
+    flags.add_argument(
+        "--address",
+        help="address of the Ray cluster, or auto on one of its machines (default: a Ray of this "
+        "machine, which ends with the run)",
+    )
 
 
 def add_encoding_flags(flags: argparse.ArgumentParser) -> None:

@@ -75,6 +75,10 @@ def evaluate(args: argparse.Namespace, method: str) -> int:
     Return 0 if all images are done, 1 if some work failed or another run has the folder, 2 for
     wrong usage and other settings than the folder's, 130 after Ctrl-C.
     """
+    if args.engine == "ray":
+        from evaluation import cluster_run
+
+        return cluster_run.evaluate(args, method)
     with contextlib.ExitStack() as held:  # the lock of the run's folder
         try:
             run = prepare(args, method, held)

@@ -148,6 +148,7 @@ def settings_of(args: argparse.Namespace, method: str) -> dict:
         "metrics": ",".join(chosen),
         "judge": utf8(args.judge) if args.judge else args.judge,
         "baselines": ",".join(args.baselines) or None,
+        "engine": None if args.engine == "loop" else args.engine,
     }
 
 

@@ -23,7 +23,7 @@ LEFT_OUT = (
     "spaces/",
     "tests/",
 )
-EXTRAS = {"train", "annotators", "demo", "dev", "notebook", "shards"}
+EXTRAS = {"train", "annotators", "demo", "dev", "notebook", "shards", "cluster"}
 BUILD = """
 import sys
 from setuptools import build_meta

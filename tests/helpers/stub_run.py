@@ -42,13 +42,14 @@ class StubEncoder:
     seed: the run's, which changes every file.
     """
 
-    def __init__(self, pause_s=0.0, seed=0):
+    def __init__(self, pause_s=0.0, seed=0, image_s=0.0):
         self.decoder, self.pause_s, self.seed = StubDecoder(), pause_s, seed
+        self.image_s = image_s
         self.prompter = SimpleNamespace(search=PromptConfig())
         self.clip = SimpleNamespace(similarity=lambda original, pictures: [0.5] * len(pictures))
 
     def encode_all(self, images, sizes):
-        time.sleep(self.pause_s)
+        time.sleep(self.pause_s + self.image_s * len(images))
         bad = [image for image in images if (image == BAD).all()]
         if bad:
             raise ValueError(f"{len(bad)} red\npictures")
@@ -62,11 +63,13 @@ class StubEncoder:
         return Encoded(bitstream.pack(stream), (1, 2), 0.25, image[..., 1], (0.5, 0.25))
 
 
-def stub(setattr_, pause_s=0.0):
+def stub(setattr_, pause_s=0.0, image_s=0.0):
     """Put the stubs in place, by `monkeypatch.setattr` or `setattr`."""
     setattr_(processes, "choose_device", lambda _: "cpu")
     setattr_(
-        setup, "load_encoder", lambda preset, config, *_: StubEncoder(pause_s, config.prompt.seed)
+        setup,
+        "load_encoder",
+        lambda preset, config, *_: StubEncoder(pause_s, config.prompt.seed, image_s),
     )
 
 

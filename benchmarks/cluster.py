@@ -1,0 +1,102 @@
+"""Measure what Ray adds to an image, beside the loop with as many workers; two actors against one.
+
+    python benchmarks/cluster.py                        # some minutes
+    python benchmarks/cluster.py --images 200 --seconds 0.5
+
+Small images, and in place of the models a stub that sleeps so long for each: what is measured is
+what the engines take, not the models, so that a busy machine sways it less. Each engine does so
+many images, and three times as many; the difference divided by theirs is an image's time, without
+start, report and end. The last line on stdout is JSON: seconds an image, start and end in seconds,
+and the ratios.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+TIMES = 3
+ENGINES = {"loop, 2 workers": ("loop", 2), "ray, 2 actors": ("ray", 2), "ray, 1 actor": ("ray", 1)}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=0.2, help="that the stub takes an image")
+    parser.add_argument("--work", nargs=3, metavar=("ENGINE", "PHOTOS", "OUTPUT"))
+    return parser.parse_args(argv)
+
+
+def work(engine: str, photos: str, output: str, seconds: float) -> int:
+    """Do images by one engine, in this process."""
+    from helpers import stub_cluster, stub_run
+
+    os.environ["STUB_IMAGE_S"] = str(seconds)
+    stub_run.stub(setattr, image_s=seconds)
+    run = stub_cluster.run if engine == "ray" else stub_run.run
+    return run(Path(photos), Path(output))
+
+
+def seconds_of(name: str, photos: Path, seconds: float) -> float:
+    """Return the seconds that an engine takes for a folder, start included."""
+    engine, workers = ENGINES[name]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(workers),
+        "PYTHONPATH": os.pathsep.join(sys.path[:2]),
+    }
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, __file__, "--seconds", str(seconds)]
+        command += ["--work", engine, str(photos), output]
+        began = time.monotonic()
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        return time.monotonic() - began
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """Write small images."""
+    from PIL import Image
+
+    folder.mkdir()
+    for number in range(count):
+        tint = (number % 200, 20, 30)
+        Image.new("RGB", (64, 64), tint).save(folder / f"p{number:05d}.png")
+    return folder
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict:
+    """Return the figures of all engines."""
+    few = make_photos(folder / "few", args.images)
+    many = make_photos(folder / "many", TIMES * args.images)
+    image, around = {}, {}
+    for name in ENGINES:
+        short, long = (seconds_of(name, photos, args.seconds) for photos in (few, many))
+        each = (long - short) / ((TIMES - 1) * args.images)
+        image[name], around[name] = round(each, 4), round(short - args.images * each, 1)
+        print(f"{name}: {each:.4f} s an image, {around[name]} s around", file=sys.stderr)
+    loop, two, one = image.values()
+    ratios = {"ray / loop": round(two / loop, 3), "1 actor / 2": round(one / two, 3)}
+    return {"images": args.images, "seconds": image, "around": around, **ratios}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; return the exit status."""
+    args = parse_args(argv)
+    if args.work:
+        return work(*args.work, args.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(args, Path(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Runs with `--engine ray`: the evaluator as actors of Ray Data, here or on a cluster.
+
+    python eval_PICS.py --data_root PHOTOS --engine ray
+    python eval_PICS.py --data_root SHARED/PHOTOS --output SHARED/RUNS --engine ray --address auto
+    python report.py SHARED/RUNS/PICS_tiny_PHOTOS
+
+The run's folder and the images lie where all machines see them. The folder holds
+
+    data/*.parquet      what became of each image (`reporting/cluster.py`), some hundred in a file
+    settings.json       as of every run; what was done with others is not gone on with
+
+and, when the run or report.py has ended, tables, averages, page, and the files of the images that
+the page shows. An image that cannot be done is a row with its reason, and so is one that killed its
+worker MOST_TRIES times. Started again, a run does what has no row, and what failed.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocation import load_encoder
+from common.device import choose_device
+from common.files import complain, printable, say, write
+from common.weights import UnavailableError
+from dataloaders import ImageError, Samples, load_sample, load_samples
+from diffusion.execution import check
+from evaluation.cluster import (
+    MOST_TRIES,
+    attempt,
+    connected,
+    has_gpus,
+    killed,
+    through_actors,
+    tries,
+)
+from evaluation.evaluator import Evaluator, Outcome
+from evaluation.flags import encoder_config, row_of
+from evaluation.folder import compare_settings
+from evaluation.lock import locked
+from evaluation.processes import ProcessGroup, one_thread
+from evaluation.setup import check_kept, draws_together, load_baselines, load_metrics, settings_of
+from evaluation.timing import Stopwatch
+from metrics import is_per_image
+from presets import PresetError
+from reporting.cluster import DATA, clear, collect, columns_kept, finished
+from reporting.reading import NoRunError
+from shards import Member
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MOST_ROWS = {"all": 100, "streams": 1000, "none": 1000}  # in a file, by --keep
+Load = Callable[[argparse.Namespace, str, str], Evaluator]
+
+
+# ---- in an actor
+
+
+def load_evaluator(args: argparse.Namespace, method: str, device: str) -> Evaluator:
+    """Return what does images with the models of a run's arguments. Raises as `setup.prepare`."""
+    timer, config = Stopwatch(), encoder_config(args, method == "PICS")
+    check(config.execution, device)
+    group = ProcessGroup(device)
+    with one_thread(device == "cpu"):
+        encoder = load_encoder(row_of(args, args.preset), config, device, timer)
+    encoder.prompter.search = replace(encoder.prompter.search, progress=False)
+    metrics = load_metrics(args, encoder, group, None)
+    together = config.together if draws_together(args.draw, device) else 1
+    baselines = load_baselines(args, group)
+    return Evaluator(encoder, metrics, baselines, timer, device, together, args.keep)
+
+
+class Worker:
+    """Does batches of images with models that it loads once.
+
+    counter: from `cluster.tries`.
+    """
+
+    def __init__(self, load: Load, args: argparse.Namespace, method: str, counter: Any):
+        import torch
+
+        device = choose_device(args.device)
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.evaluator, self.counter = load(args, method, device), counter
+        self.short_side, self.keep = args.preset.short_side, args.keep
+
+    def __call__(self, images: "pyarrow.Table") -> "pyarrow.Table":
+        """Return the rows of a batch of images; `images` is from `image_table`."""
+        rows = images.to_pylist()
+        outcomes: list[Outcome] = []
+        with attempt(self.counter, tuple(row["name"] for row in rows)) as before:
+            if not before:
+                outcomes = self.do(rows)
+            else:  # one of them killed a worker
+                for row in rows:
+                    outcomes += self.do_alone(row)
+        return outcome_table(outcomes, self.keep)
+
+    def do_alone(self, row: dict) -> list[Outcome]:
+        """Do one image of a batch that killed a worker, which was the first time."""
+        with attempt(self.counter, row["name"]) as before:
+            if before < MOST_TRIES - 1:
+                return self.do([row])
+            self.evaluator.fail(row["index"], row["name"], killed())
+            return self.evaluator.outcomes()
+
+    def do(self, rows: Sequence[dict]) -> list[Outcome]:
+        """Read images and do them together."""
+        samples = []
+        for row in rows:
+            source = row["path"]
+            if row["size"] is not None:
+                source = Member(source, row["offset"], row["size"])
+            try:
+                samples.append(load_sample(source, self.short_side, row["name"], row["index"]))
+            except ImageError as error:
+                self.evaluator.fail(row["index"], row["name"], error)
+        return self.evaluator.do_samples(samples)
+
+
+# ---- tables
+
+
+def image_table(samples: Samples, todo: Sequence[int]) -> "pyarrow.Table":
+    """Return where images are: name, index, path, and of members of a shard offset and size."""
+    rows = []
+    for index in todo:
+        source = samples.paths[index]
+        if not isinstance(source, Member):
+            source = Member(source, None, None)
+        path = str(Path(source.path).absolute())
+        place = {"path": path, "offset": source.offset, "size": source.size}
+        rows.append({"name": samples.names[index], "index": index, **place})
+    fields = [("name", "string"), ("index", "int64"), ("path", "string")]
+    fields += [("offset", "int64"), ("size", "int64")]
+    return _table(rows, fields)
+
+
+def outcome_table(outcomes: Sequence[Outcome], keep: str) -> "pyarrow.Table":
+    """Return what became of images: name, index, failure, line of the log, and what stays."""
+    rows = []
+    for outcome in outcomes:
+        row = {"name": outcome.name, "index": outcome.index, "failure": outcome.failure}
+        rows.append({**row, "line": outcome.line, **outcome.files})
+    fields = [("name", "string"), ("index", "int64"), ("failure", "string"), ("line", "binary")]
+    fields += [(kind, "binary") for kind in columns_kept(keep)]
+    return _table(rows, fields)
+
+
+def _table(rows: list[dict], fields: Sequence[tuple[str, str]]) -> "pyarrow.Table":
+    import pyarrow
+
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema(fields))
+
+
+# ---- in the driver
+
+
+def evaluate(args: argparse.Namespace, method: str, load: Load = load_evaluator) -> int:
+    """Run `method` ("PIC" or "PICS") with Ray; return the exit status, as `loop.evaluate`."""
+    try:
+        return run(args, method, load)
+    except (PresetError, UnavailableError, OSError, NoRunError) as error:
+        complain(f"error: {error}")
+        return 1
+    except ValueError as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain("stopped: what was written is there; start it again to go on")
+        return 130
+
+
+def run(args: argparse.Namespace, method: str, load: Load) -> int:
+    """Do the images that are not done, and report. Raises ValueError, OSError, NoRunError."""
+    samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
+    check_arguments(args, samples)
+    encoder_config(args, method == "PICS")  # what contradicts is refused before Ray starts
+    folder = args.output.absolute() / f"{method}_{args.preset.name}_{samples.name}"
+    with locked(folder):
+        todo = prepare(args, method, samples, folder)
+        if todo:
+            with connected(args.address):
+                work(args, method, load, image_table(samples, todo), folder)
+        return finish(folder, samples.name, method)
+
+
+def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
+    """Raise ValueError for what the loop alone can do."""
+    check_kept(args, samples.names)
+    sets = [name for name in args.metrics if not is_per_image(name)]
+    if sets:
+        raise ValueError(f"--engine ray measures no metrics of sets: leave out {','.join(sets)}")
+    if samples.is_stream:
+        raise ValueError("--engine ray reads folders and tar shards, no data set of the hub")
+
+
+def prepare(args: argparse.Namespace, method: str, samples: Samples, folder: Path) -> list[int]:
+    """Make the run's folder ready; return the images that are to be done. Raises ValueError if it
+    holds a run with other settings.
+    """
+    settings = settings_of(args, method) | {"keep": args.keep}
+    if args.overwrite:
+        shutil.rmtree(folder / DATA, ignore_errors=True)
+    else:
+        compare_settings(folder, settings)
+    clear(folder)
+    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
+    done = finished(folder)
+    return [index for index, name in enumerate(samples.names) if name not in done]
+
+
+def work(
+    args: argparse.Namespace, method: str, load: Load, images: "pyarrow.Table", folder: Path
+) -> None:
+    """Do images and write their rows. Raises RayError."""
+    import ray
+
+    blocks = list(batches(images, args.batch_size))
+    arguments = (load, args, method, tries())
+    rows = ray.data.from_arrow(blocks)
+    rows = through_actors(rows, Worker, arguments, has_gpus(args.device))
+    size = min(MOST_ROWS[args.keep], max(args.batch_size, len(images) // 100))
+    rows.write_parquet(str(folder / DATA), min_rows_per_file=size, ray_remote_args={"num_cpus": 0})
+
+
+def batches(images: "pyarrow.Table", size: int) -> Iterator["pyarrow.Table"]:
+    """Yield `size` rows at a time."""
+    for first in range(0, len(images), size):
+        yield images.slice(first, size)
+
+
+def finish(folder: Path, dataset: str, method: str) -> int:
+    """Write the report of what is done; return the exit status."""
+    summary = collect(folder, dataset, method)
+    for name, reason in summary["reasons"].items():
+        complain(f"failed: {printable(name)}: {reason}")
+    say(json.dumps(summary))
+    return 1 if summary["failed"] else 0
