@@ -15,9 +15,9 @@ FOLDER = Path(__file__).parent
 SECOND = {"sketch": "sketch2"}
 # Bytes from which on a budget for colors is spent on a base layer, if one fits, not on a color map.
 # 24 test photographs of BSDS500, drawn by `tiny`, color map against base, whole files: at 60 bytes
-# 19.09 and 18.52 dB, MS-SSIM .503 and .510, LPIPS at half size .453 and .479; at 100 bytes 19.64 and
-# 19.43 dB, .561 and .579, .416 and .419; at 150 bytes 19.97 and 20.05 dB, .602 and .631, .384 and
-# .387.
+# 19.09 and 18.52 dB, MS-SSIM .503 and .510, LPIPS at half size .453 and .479; at 100 bytes 19.64
+# and 19.43 dB, .561 and .579, .416 and .419; at 150 bytes 19.97 and 20.05 dB, .602 and .631, .384
+# and .387.
 BASE_FROM = 80
 BASE_MOST = 2000  # no budget is larger: the finest base of 384x256 pixels has about as many
 SECOND_RATES = 32  # the first rate of the second network in a sketch's payload
