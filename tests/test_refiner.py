@@ -14,6 +14,7 @@ from torch import nn
 
 from codec.decoder import Conditions, Decoder
 from common.weights import UnavailableError
+from diffusion import refiner
 from diffusion.consistency import SCALE
 from diffusion.refiner import Refiner, load_refiner
 from evaluation.flags import parser, row_of
@@ -63,6 +64,17 @@ def test_it_looks_at_all_that_was_sent_and_keeps_the_low_band(tmp_path, image, s
     change = plain.astype(float) - image
     blocks = change.reshape(128 // SCALE, SCALE, 192 // SCALE, SCALE, 3).mean((1, 3))
     assert np.abs(blocks).mean() < 0.2 * np.abs(change).mean()
+
+
+def test_a_drawing_of_a_color_map_gets_half_of_the_detail(tmp_path, image, monkeypatch):
+    refine = load_refiner(saved(tmp_path, trained=True), "cpu")
+    given = image, image[::SCALE, ::SCALE].copy(), None
+    half = refine(*given).astype(float)
+    monkeypatch.setattr(refiner, "DETAIL_OF_MAPS", 1.0)
+    whole = refine(*given).astype(float)
+    inside = (whole > 0) & (whole < 255)
+    assert np.abs(whole - image)[inside].mean() > 5
+    assert np.abs(half - (whole + image) / 2)[inside].max() <= 1
 
 
 def test_one_that_lacks_weights_or_asks_for_too_many_is_refused(tmp_path):
