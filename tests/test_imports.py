@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 OWN = "allocation bitstream codec color_codec common dataloaders diffusion evaluation models_ntc "
 OWN += "pics presets pretrained prompt_inversion reporting shards text_codec"
 # What transformers and diffusers import whatever is asked of them: the hub's client and its parts.
-HUB = (
-    "anyio attr attrs certifi charset_normalizer filelock h11 httpcore httpcore2 httpx httpx2 idna "
+HUB = "anyio attr attrs brotli certifi charset_normalizer filelock h11 httpcore httpcore2 httpx "
+HUB += (
+    "httpx2 idna huggingface_hub hf_xet outcome packaging requests sniffio socks sortedcontainers "
 )
-HUB += "huggingface_hub hf_xet outcome packaging requests sniffio socks sortedcontainers tqdm trio "
-HUB += "truststore urllib3 yaml click typer shellingham rich"
+HUB += "tqdm trio truststore urllib3 yaml click typer shellingham rich"
 LIBRARIES = (
     "accelerate dill diffusers einops google jinja2 markupsafe mpmath numpy PIL psutil regex "
 )
