@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import psutil
 import pytest
 import torch  # noqa: F401 - loaded once, before any process is forked
 from PIL import Image
+from tqdm import tqdm
 
 import bitstream
 import codec
@@ -303,9 +305,12 @@ def test_encoded_files_are_kept_for_the_same_photograph_and_settings(
 
 def start(command: str, source: Path, target: Path) -> multiprocessing.Process:
     """A run in a process of its own, forked from this one."""
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: sys.exit(run(command, source, target))
-    )
+
+    def work() -> None:
+        tqdm.set_lock(threading.RLock())  # the one of all processes stays locked if this is killed
+        sys.exit(run(command, source, target))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     return process
 
