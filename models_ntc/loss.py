@@ -74,6 +74,22 @@ def _similarity(x: Tensor, target: Tensor, luminance: bool) -> Tensor:
     return term
 
 
+def bits_per_pixel(output: dict, target: Tensor) -> Tensor:
+    """Return the rate of each picture of a training pass, (N,). Arguments as `rate_distortion`."""
+    pixels = target.shape[-2] * target.shape[-1]
+    logarithms = [p.log().flatten(1).sum(1) for p in output["likelihoods"].values()]
+    return sum(logarithms) / -math.log(2) / pixels
+
+
+def sample_weights(lmbda: Tensor) -> Tensor:
+    """Return how much each sample counts, (N,): lambda^-1/2, normalized to a mean of 1.
+
+    Both terms of a sample's loss grow with lambda, and those of high rates would otherwise
+    dominate.
+    """
+    return lmbda.rsqrt() / lmbda.rsqrt().mean()
+
+
 def rate_distortion(output: dict, target: Tensor, lmbda: Tensor, metric: str) -> dict[str, Tensor]:
     """Return {"loss", "bpp", "distortion"} of a training pass, means over the samples.
 
@@ -81,14 +97,10 @@ def rate_distortion(output: dict, target: Tensor, lmbda: Tensor, metric: str) ->
 
     output: {"x_hat": (N, 1, H, W), "likelihoods": {name: (N, ...)}}, as CompressAI's networks give.
     target: (N, 1, H, W) in 0..1.
-    lmbda: (N,), positive: a weight of the distortion for each sample. A sample counts with
-        lambda^-1/2, normalized to a mean of 1: both terms of a sample grow with lambda, and samples
-        of high rates would otherwise dominate.
+    lmbda: (N,), positive: a weight of the distortion for each sample; see `sample_weights`.
     metric: "ms-ssim" for lambda * (1 - MS-SSIM) + bpp, "mse" for lambda * 255^2 * MSE + bpp.
     """
-    pixels = target.shape[-2] * target.shape[-1]
-    logarithms = [p.log().flatten(1).sum(1) for p in output["likelihoods"].values()]
-    bpp = sum(logarithms) / -math.log(2) / pixels
+    bpp = bits_per_pixel(output, target)
     if metric == "ms-ssim":
         distortion = 1 - ms_ssim(output["x_hat"], target, size_average=False)
         scale = 1.0
@@ -96,6 +108,5 @@ def rate_distortion(output: dict, target: Tensor, lmbda: Tensor, metric: str) ->
         squares = F.mse_loss(output["x_hat"], target, reduction="none")
         distortion = squares.flatten(1).mean(1)
         scale = 255.0**2
-    weight = lmbda.rsqrt() / lmbda.rsqrt().mean()
-    loss = weight * (lmbda * scale * distortion + bpp)
+    loss = sample_weights(lmbda) * (lmbda * scale * distortion + bpp)
     return {"loss": loss.mean(), "bpp": bpp.mean(), "distortion": distortion.mean()}

@@ -99,14 +99,7 @@ class CodecTraining(LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return Adam for the network, its density at its own pace, and Adam for the quantiles."""
-        rest, density, quantiles = [], [], []
-        for name, parameter in self.net.named_parameters():
-            if name.endswith(".quantiles"):
-                quantiles.append(parameter)
-            elif name.startswith("entropy_bottleneck."):
-                density.append(parameter)
-            else:
-                rest.append(parameter)
+        rest, density, quantiles = optimized_parts(self.net)
         groups = [{"params": rest, "pace": 1.0}, {"params": density, "pace": DENSITY_PACE}]
         optimizers = [
             torch.optim.Adam(groups, lr=self.args.learning_rate),
@@ -233,6 +226,21 @@ class CodecTraining(LightningModule):
     def on_train_start(self) -> None:
         """Log at the steps at which a training that was not stopped would log."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.steps
+
+
+def optimized_parts(net: nn.Module) -> tuple[list, list, list]:
+    """Return the parameters of a network but its entropy bottleneck, the bottleneck's density, and
+    its quantiles: each is learned at its own pace.
+    """
+    rest, density, quantiles = [], [], []
+    for name, parameter in net.named_parameters():
+        if name.endswith(".quantiles"):
+            quantiles.append(parameter)
+        elif name.startswith("entropy_bottleneck."):
+            density.append(parameter)
+        else:
+            rest.append(parameter)
+    return rest, density, quantiles
 
 
 def keep_float32(model: EntropyModel) -> None:

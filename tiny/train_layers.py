@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from common.files import load_image
 from models_ntc.codec_file import save_codec
 from models_ntc.limits import PICTURE
-from models_ntc.loss import ms_ssim
+from models_ntc.loss import bits_per_pixel, ms_ssim, sample_weights
 from models_ntc.networks import new_network
-from models_ntc.training import keep_float32
+from models_ntc.training import keep_float32, optimized_parts
 from tiny.data import SUFFIXES, Photos
 from tiny.training import Run, averaged, cosine_schedule, parser
 
@@ -158,32 +158,20 @@ def random_batch(crop: Crop, rng: random.Random) -> Tensor:
 
 
 def terms(layer: Layer, net: nn.Module, images: Tensor, lmbda: Tensor) -> dict[str, Tensor]:
-    """Return the loss, bits per pixel, MSE and 1 - MS-SSIM of images; lmbda: (N,).
-
-    An image counts with lambda^-1/2, as in `models_ntc.loss`.
-    """
+    """Return the loss, bits per pixel, MSE and 1 - MS-SSIM of images; lmbda: (N,)."""
     output = net(images, lmbda)
-    logarithms = [p.log().flatten(1).sum(1) for p in output["likelihoods"].values()]
-    bpp = sum(logarithms) / -math.log(2) / (images.shape[-1] * images.shape[-2])
+    bpp = bits_per_pixel(output, images)
     squares = F.mse_loss(output["x_hat"], images, reduction="none").flatten(1).mean(1)
     structure = 1 - ms_ssim(output["x_hat"], images, size_average=False)
-    weight = lmbda.rsqrt() / lmbda.rsqrt().mean()
     distortion = layer.mse * squares + layer.ms_ssim * structure
-    loss = (weight * (lmbda * distortion + bpp)).mean()
+    loss = (sample_weights(lmbda) * (lmbda * distortion + bpp)).mean()
     means = {"bpp": bpp, "mse": squares, "ms_ssim_loss": structure}
     return {"loss": loss, **{name: value.mean() for name, value in means.items()}}
 
 
 def make_optimizers(net: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return the optimizer of the weights, and that of the quantiles of the hyper-latents."""
-    quantiles, density, rest = [], [], []
-    for name, weight in net.named_parameters():
-        if name.endswith(".quantiles"):
-            quantiles.append(weight)
-        elif name.startswith("entropy_bottleneck."):
-            density.append(weight)
-        else:
-            rest.append(weight)
+    rest, density, quantiles = optimized_parts(net)
     groups = [
         {"params": rest, "pace": 1, "weight_decay": 1e-4},
         {"params": density, "pace": DENSITY_PACE, "weight_decay": 0.0},
