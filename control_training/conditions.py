@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from diffusion.generator import Generator
 
 RATES = 12  # lambdas, geometrically over the range
-COLOR_BYTES = (40, 60, 80, 110, 150)  # of the color maps, as in the training of `tiny`
+COLOR_BYTES = (40, 60, 80, 110, 150)  # of the color maps, in the training of `tiny` too
 TOGETHER = 16  # prompts searched in one batch
 
 

@@ -109,13 +109,17 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     return accelerator
 
 
+def own_part(lacking: list[int], accelerator: Accelerator) -> list[int]:
+    """Return this process's part of what is lacking, once all processes have the same list."""
+    accelerator.wait_for_everyone()
+    return lacking[accelerator.process_index :: accelerator.num_processes]
+
+
 def make_sketches(
     conditions: Conditions, samples: Samples, workers: int, accelerator: Accelerator
 ) -> None:
     """Make the sketches that are lacking; each process does its part."""
-    todo = conditions.lacking(samples.names, ".npz")
-    accelerator.wait_for_everyone()  # all have the same list
-    own = todo[accelerator.process_index :: accelerator.num_processes]
+    own = own_part(conditions.lacking(samples.names, ".npz"), accelerator)
     main = accelerator.is_main_process
     with tqdm(total=len(own), desc="sketches", unit="image", disable=not main or not own) as bar:
         for name, reason in conditions.write_sketches(samples, own, workers):
@@ -129,9 +133,7 @@ def make_prompts(
     conditions: Conditions, samples: Samples, base: Base, accelerator: Accelerator
 ) -> None:
     """Find the prompts that are lacking; each process does its part."""
-    todo = conditions.lacking(samples.names, ".json")
-    accelerator.wait_for_everyone()
-    own = todo[accelerator.process_index :: accelerator.num_processes]
+    own = own_part(conditions.lacking(samples.names, ".json"), accelerator)
     if own:
         find = load_finder(base.generator.preset, conditions.settings, base.generator)
         bar = tqdm(total=len(own), desc="prompts", disable=not accelerator.is_main_process)

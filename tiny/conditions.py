@@ -26,12 +26,12 @@ import numpy as np
 from tqdm import tqdm
 
 from common.files import write
+from control_training.conditions import COLOR_BYTES, load_single_threaded_annotator
 from tiny.data import Photos
 from tiny.facts import color_grid, describe
 
 CLEAN_FRACTION = 0.2  # of the sketches in training
 CHUNK = 64  # images between two writes of prompts.json
-COLOR_BYTES = (40, 60, 80, 110, 150)  # of the color maps
 DECODED_RATES = 6  # number of lambdas of the decoded sketches, over the bundled codec's range
 
 
@@ -113,17 +113,6 @@ def open_conditions(folder: Path, photos: Path) -> Conditions:
 
 
 @cache
-def load_single_threaded_annotator():
-    """Return the annotator of the bundled models; torch uses one thread from now on."""
-    import torch
-
-    from annotator import load_annotator
-
-    torch.set_num_threads(1)
-    return load_annotator("hed-tiny", "cpu")
-
-
-@cache
 def load_sketch_codecs() -> list:
     """Return the sketch codec at DECODED_RATES lambdas; torch uses one thread from now on."""
     import torch
@@ -137,7 +126,7 @@ def load_sketch_codecs() -> list:
 
 def sketch_plane(photos: Path, i: int) -> np.ndarray:
     """Return the sketch of image i: uint8 (H, W)."""
-    return load_single_threaded_annotator()(open_photos(photos)[i])
+    return load_single_threaded_annotator("hed-tiny")(open_photos(photos)[i])
 
 
 def decoded_plane(photos: Path, folder: Path, i: int) -> np.ndarray:
