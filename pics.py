@@ -33,6 +33,7 @@ from common.files import complain, load_gray, load_image, png, printable, reason
 from common.weights import UnavailableError
 from dataloaders import ImageError, load_sample, load_samples
 from diffusion.execution import PLAIN, check
+from evaluation.cluster import add_engine_flags
 from evaluation.conversion import FAILURES, SPEAKING, Conversion, Job, Made, converting, file_digest
 from evaluation.edit_flags import EDITS, add_edit_flags, asked_for
 from evaluation.flags import (
@@ -40,7 +41,6 @@ from evaluation.flags import (
     LAM_SKETCH_HELP,
     PRESET_HELP,
     add_encoding_flags,
-    add_engine_flags,
     add_execution_flags,
     encoder_config,
     execution,

@@ -9,6 +9,7 @@ and again is counted here (`attempt`), so that it does not kill for ever. Ray is
 functions alone: without `--engine ray` nothing of it is.
 """
 
+import argparse
 import contextlib
 import logging
 import os
@@ -27,6 +28,22 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would tell its makers
     "RAY_worker_niceness": "0",  # as forked workers have; on a busy machine 15 is for ever
 }
+
+
+def add_engine_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags of what spreads the work."""
+    flags.add_argument(
+        "--engine",
+        default="loop",
+        choices=("loop", "ray"),
+        help="what spreads the images: loop, over the processes of this machine, or ray, over "
+        "those of a Ray cluster (needs requirements-cluster.txt) (default: loop)",
+    )
+    flags.add_argument(
+        "--address",
+        help="address of the Ray cluster, or auto on one of its machines (default: a Ray of this "
+        "machine, which ends with the run)",
+    )
 
 
 @contextlib.contextmanager

@@ -196,6 +196,8 @@ def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
     sets = [name for name in args.metrics if not is_per_image(name)]
     if sets:
         raise ValueError(f"--engine ray measures no metrics of sets: leave out {','.join(sets)}")
+    if args.keep not in MOST_ROWS:
+        raise ValueError(f"--engine ray has no --keep {args.keep}: choose {', '.join(MOST_ROWS)}")
     if samples.is_stream:
         raise ValueError("--engine ray reads folders and tar shards, no data set of the hub")
 

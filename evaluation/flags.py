@@ -17,6 +17,7 @@ from common.files import ROOT
 from dataloaders import DATASETS
 from diffusion.candidates import LOSSES
 from diffusion.execution import ATTENTIONS, MEMORIES, Execution
+from evaluation.cluster import add_engine_flags
 from models_ntc.bundled import BASE_FROM
 from presets import PRESETS, Preset, PresetError, get_preset
 from prompt_inversion.options import SEARCHES, SOURCES, PromptOptions
@@ -101,22 +102,6 @@ def parser(description: str) -> argparse.ArgumentParser:
         "(default: together on a GPU, alone on a CPU)",
     )
     return flags
-
-
-def add_engine_flags(flags: argparse.ArgumentParser) -> None:
-    """Add the flags of what spreads the work."""
-    flags.add_argument(
-        "--engine",
-        default="loop",
-        choices=("loop", "ray"),
-        help="what spreads the images: loop, over the processes of this machine, or ray, over "
-        "those of a Ray cluster (needs requirements-cluster.txt) (default: loop)",
-    )
-    flags.add_argument(
-        "--address",
-        help="address of the Ray cluster, or auto on one of its machines (default: a Ray of this "
-        "machine, which ends with the run)",
-    )
 
 
 def add_encoding_flags(flags: argparse.ArgumentParser) -> None:

@@ -181,6 +181,9 @@ def test_what_the_loop_alone_can_do_is_refused(tmp_path):
     streamed = Samples("x", ("a",), (HubRow(None, 0),), 256)
     with pytest.raises(ValueError, match="no data set of the hub"):
         cluster_run.check_arguments(args, streamed)
+    args.keep = "baselines"
+    with pytest.raises(ValueError, match="no --keep baselines: choose all, streams, none"):
+        cluster_run.check_arguments(args, streamed)
     args.metrics = ("psnr", "fid_patches")
     with pytest.raises(ValueError, match="leave out fid_patches"):
         cluster_run.check_arguments(args, streamed)
