@@ -61,7 +61,7 @@ def serve(args: argparse.Namespace) -> None:
     from demonstration.page import CSS, Page
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    page = Page(Workbench(Models(args.preset, choose_device(args.device))), args.bytes)
+    page = Page(Workbench(Models(args.preset, choose_device(args.device))), args.bytes, MOST_BYTES)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,

@@ -1,6 +1,6 @@
 """The page of demo.py: its parts, and what they do.
 
-Page(Workbench(Models(get_preset("tiny"), "cpu")), 150).blocks.launch()
+Page(Workbench(Models(get_preset("tiny"), "cpu")), 150, 1000).blocks.launch()
 """
 
 import html
@@ -23,7 +23,6 @@ from demonstration.bars import layer_bar
 from demonstration.workbench import LAYERS, Shown, Workbench, painted, to_gray
 from evaluation.conversion import FAILURES, SPEAKING
 
-MOST_BYTES = 1000
 MOST_LETTERS = 4096  # of a prompt, as in text_codec
 WAITING = 64  # visitors in the queue; more are told to come back
 HOUR = 3600  # seconds
@@ -43,9 +42,12 @@ HIDDEN = {"api_visibility": "private"}
 
 
 class Page:
-    """What Gradio serves, `blocks`, and its parts."""
+    """What Gradio serves, `blocks`, and its parts.
 
-    def __init__(self, bench: Workbench, budget: int):
+    budget, most: where the slider of bytes begins, and where it ends.
+    """
+
+    def __init__(self, bench: Workbench, budget: int, most: int):
         self.bench = bench
         with gr.Blocks(
             title="Text + Sketch", delete_cache=(HOUR, HOUR), analytics_enabled=False
@@ -54,7 +56,7 @@ class Page:
             self.state = gr.State(None, time_to_live=HOUR)  # a Shown
             with gr.Row():
                 with gr.Column(scale=2, min_width=320):
-                    self._add_inputs(budget)
+                    self._add_inputs(budget, most)
                 right = gr.Column(scale=5, min_width=320)
                 with right, gr.Column(visible=False) as self.results:
                     self._add_pictures()
@@ -64,7 +66,7 @@ class Page:
 
     # ---- parts
 
-    def _add_inputs(self, budget: int) -> None:
+    def _add_inputs(self, budget: int, most: int) -> None:
         with gr.Tab("Compress"):
             self.photo = gr.File(label="Photograph", type="filepath", height=120, elem_id="photo")
             self.samples = gr.Dataset(
@@ -75,7 +77,7 @@ class Page:
                 elem_id="samples",
             )
             self.budget = gr.Slider(
-                LEAST_BYTES, MOST_BYTES, budget, step=1, label="Bytes, at most", elem_id="bytes"
+                LEAST_BYTES, most, budget, step=1, label="Bytes, at most", elem_id="bytes"
             )
             self.layers = gr.CheckboxGroup(
                 list(LAYERS), value=list(LAYERS), label="May be sent", elem_id="layers"

@@ -41,9 +41,6 @@ CODE = (".py", ".pyc", ".pyo", ".pyd", ".so")
 # kernels of the hub, packages that unpack weights.
 REFUSED_FILE = "adapter_config.json"
 REFUSED_KEY = "quantization_config"
-# Of a tokenizer.json: with a damaged map the tokenizers library gives up where no error can be
-# caught cleanly. T5's has it, those of CLIP and BLIP have none.
-MAPPING_NORMALIZER = "Precompiled"
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
@@ -166,7 +163,7 @@ def _check_object(config: dict) -> None:
     for key in KERNEL_KEYS:
         if "/" in str(config.get(key)):
             raise ValueError(f"{key} names code of the hub: remove it")
-    if config.get("type") == MAPPING_NORMALIZER:
+    if config.get("type") == "Precompiled":  # a normalizer of a tokenizer.json, such as T5's
         from pretrained.charsmap import check_charsmap
 
         check_charsmap(config.get("precompiled_charsmap"))

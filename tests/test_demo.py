@@ -9,9 +9,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-import skimage.data
 from helpers.checkpoints import local_preset
-from PIL import Image
+from helpers.pictures import photo_file
 from test_hostile_pictures import KINDS
 
 import bitstream
@@ -39,9 +38,7 @@ def bench(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("photos") / "a.png"
-    Image.fromarray(skimage.data.astronaut()[:192, :256]).save(path)
-    return path
+    return photo_file(tmp_path_factory.mktemp("photos"), 192, 256)
 
 
 @pytest.fixture(scope="module")

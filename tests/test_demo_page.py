@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 from helpers.chromium import SIZES, chromium, resize
-from PIL import Image
+from helpers.pictures import photo_file
 from test_demo import refused
 from test_hostile_pictures import KINDS, LETTER
 
@@ -44,9 +43,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("photos") / "a.png"
-    Image.fromarray(skimage.data.astronaut()[:256, :384]).save(path)
-    return path
+    return photo_file(tmp_path_factory.mktemp("photos"), 256, 384)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +160,7 @@ def test_a_visit(address, browser, photo, tmp_path, size):
 
 @pytest.fixture(scope="module")
 def page():
-    return Page(Workbench(Models(get_preset("tiny"), "cpu")), 150)
+    return Page(Workbench(Models(get_preset("tiny"), "cpu")), 150, 1000)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,10 @@
-"""Sketches of lines, and how far two images differ."""
+"""Sketches of lines, a photograph, and how far two images differ."""
+
+from pathlib import Path
 
 import numpy as np
+import skimage.data
+from PIL import Image
 
 
 def sketch_of(size: tuple[int, int], *rows: int) -> np.ndarray:
@@ -13,3 +17,10 @@ def sketch_of(size: tuple[int, int], *rows: int) -> np.ndarray:
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return how far the pixels of two images are apart, in levels."""
     return np.abs(one.astype(int) - other.astype(int))
+
+
+def photo_file(folder: Path, height: int, width: int) -> Path:
+    """Write a part of a photograph; return its path."""
+    path = folder / "a.png"
+    Image.fromarray(skimage.data.astronaut()[:height, :width]).save(path)
+    return path
