@@ -23,6 +23,7 @@ from typing import overload
 import numpy as np
 
 from bitstream import CODED_MULTIPLE, MAX_CODED_SIDE
+from common.compact import Strings
 from common.files import ImageError, check_source, file_name, load_image, name_paths, printable
 from shards import HubRow, Source, list_shards, opened
 
@@ -81,8 +82,8 @@ class Samples(Sequence):
     """
 
     name: str  # of the data set, for the run's folder
-    names: tuple[str, ...]
-    paths: tuple[Source, ...]
+    names: Sequence[str]
+    paths: Sequence[Source]
     short_side: int  # of the coded size, pixels
 
     def __len__(self) -> int:
@@ -118,8 +119,9 @@ def load_samples(
     check_short_side(short_side)
     shards = list_shards(data_root, EXTENSIONS)
     if shards:
-        name, named = dataset or shards[0], shards[1]
-    elif data_root is not None:
+        name, names, sources = shards
+        return Samples(dataset or name or "shards", Strings(names), sources, short_side)
+    if data_root is not None:
         folder = find_dataset(data_root, dataset)
         name = dataset or file_name(folder.resolve().name) or "root"
         named = list_images(folder)
@@ -129,7 +131,7 @@ def load_samples(
         name = "samples"
         named = name_paths(sample_images())
     names, paths = zip(*named, strict=True)
-    return Samples(name or "shards", names, paths, short_side)
+    return Samples(name, Strings(names), Strings(paths), short_side)
 
 
 def load_sample(

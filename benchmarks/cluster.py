@@ -1,4 +1,5 @@
-"""Measure what Ray adds to an image, beside the loop with as many workers; two actors against one.
+"""Measure what Ray adds to an image, beside the loop with as many workers; two actors against one;
+with a GPU, what the CPU's work beside it saves.
 
     python benchmarks/cluster.py                        # some minutes
     python benchmarks/cluster.py --images 200 --seconds 0.5
@@ -23,7 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 TIMES = 3
-ENGINES = {"loop, 2 workers": ("loop", 2), "ray, 2 actors": ("ray", 2), "ray, 1 actor": ("ray", 1)}
+ENGINES = {
+    "loop, 2 workers": ("loop", 2),
+    "ray, 2 actors": ("ray", 2),
+    "ray, 1 actor": ("ray", 1),
+    "ray, GPU, one thread": ("gpu", 0),
+    "ray, GPU, 2 threads beside": ("gpu", 2),
+}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -34,29 +41,41 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=0.2, help="that the stub takes an image")
     parser.add_argument("--work", nargs=3, metavar=("ENGINE", "PHOTOS", "OUTPUT"))
+    parser.add_argument("--threads", type=int, default=1, help="workers, or those beside a GPU")
     return parser.parse_args(argv)
 
 
-def work(engine: str, photos: str, output: str, seconds: float) -> int:
+def work(engine: str, photos: str, output: str, seconds: float, threads: int) -> int:
     """Do images by one engine, in this process."""
     from helpers import stub_cluster, stub_run
 
     os.environ["STUB_IMAGE_S"] = str(seconds)
     stub_run.stub(setattr, image_s=seconds)
-    run = stub_cluster.run if engine == "ray" else stub_run.run
-    return run(Path(photos), Path(output))
+    paths = Path(photos), Path(output)
+    if engine == "loop":
+        return stub_run.run(*paths)
+    if engine == "ray":
+        return stub_cluster.run(*paths)
+    from ray.cluster_utils import Cluster
+
+    os.environ |= {"STUB_METRICS_S": str(seconds), "STUB_THREADS": str(threads)}
+    machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    try:
+        return stub_cluster.run(*paths, "--address", machine.address, device=())
+    finally:
+        machine.shutdown()
 
 
 def seconds_of(name: str, photos: Path, seconds: float) -> float:
     """Return the seconds that an engine takes for a folder, start included."""
     engine, workers = ENGINES[name]
     environment = os.environ | {
-        "OMP_NUM_THREADS": str(workers),
+        "OMP_NUM_THREADS": str(max(1, workers)),
         "PYTHONPATH": os.pathsep.join(sys.path[:2]),
     }
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, __file__, "--seconds", str(seconds)]
-        command += ["--work", engine, str(photos), output]
+        command += ["--threads", str(workers), "--work", engine, str(photos), output]
         began = time.monotonic()
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
@@ -83,8 +102,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
         each = (long - short) / ((TIMES - 1) * args.images)
         image[name], around[name] = round(each, 4), round(short - args.images * each, 1)
         print(f"{name}: {each:.4f} s an image, {around[name]} s around", file=sys.stderr)
-    loop, two, one = image.values()
+    loop, two, one, alone, beside = image.values()
     ratios = {"ray / loop": round(two / loop, 3), "1 actor / 2": round(one / two, 3)}
+    ratios["GPU: beside / alone"] = round(beside / alone, 3)
     return {"images": args.images, "seconds": image, "around": around, **ratios}
 
 
@@ -92,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; return the exit status."""
     args = parse_args(argv)
     if args.work:
-        return work(*args.work, args.seconds)
+        return work(*args.work, args.seconds, args.threads)
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(args, Path(folder))))
     return 0

@@ -99,10 +99,12 @@ def has_gpus(device: str | None) -> bool:
     return device != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1
 
 
-def through_actors(rows: "Dataset", worker: type, arguments: tuple, gpu: bool) -> "Dataset":
+def through_actors(
+    rows: "Dataset", worker: type, arguments: tuple, gpu: bool, at_once: int = 1
+) -> "Dataset":
     """Return what instances of `worker` make of rows, block by block: one for each CPU or GPU, also
     of nodes that come later. arguments: of the instances. A block is a task: what a killed worker
-    does again.
+    does again. at_once: blocks that an instance has at a time, each in a thread.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -117,7 +119,19 @@ def through_actors(rows: "Dataset", worker: type, arguments: tuple, gpu: bool) -
         # Actors take all: other operators must ask for no CPU, or they would wait for ever.
         num_cpus=0 if gpu else 1,
         num_gpus=1 if gpu else 0,
+        max_concurrency=at_once,
     )
+
+
+def processes_here() -> int:
+    """Return how many actors share this machine's cores if each has a GPU. For an actor."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here:
+            return max(1, int(node["Resources"].get("GPU", 1)))
+    return 1
 
 
 class Tries:

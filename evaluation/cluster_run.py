@@ -17,6 +17,7 @@ worker MOST_TRIES times. Started again, a run does what has no row, and what fai
 import argparse
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from evaluation.cluster import (
     connected,
     has_gpus,
     killed,
+    processes_here,
     through_actors,
     tries,
 )
@@ -41,8 +43,16 @@ from evaluation.evaluator import Evaluator, Outcome
 from evaluation.flags import encoder_config, row_of
 from evaluation.folder import compare_settings
 from evaluation.lock import locked
+from evaluation.overlap import do_in_turns, overlap_pool
 from evaluation.processes import ProcessGroup, one_thread
-from evaluation.setup import check_kept, draws_together, load_baselines, load_metrics, settings_of
+from evaluation.setup import (
+    check_kept,
+    draws_together,
+    load_baselines,
+    load_metrics,
+    settings_of,
+    threads_for,
+)
 from evaluation.timing import Stopwatch
 from metrics import is_per_image
 from presets import PresetError
@@ -53,6 +63,7 @@ from shards import Member
 if TYPE_CHECKING:
     import pyarrow
 
+AT_ONCE = 3  # batches of an actor with a GPU: one is read, one generated, one finished
 MOST_ROWS = {"all": 100, "streams": 1000, "none": 1000}  # in a file, by --keep
 Load = Callable[[argparse.Namespace, str, str], Evaluator]
 
@@ -77,7 +88,8 @@ def load_evaluator(args: argparse.Namespace, method: str, device: str) -> Evalua
 class Worker:
     """Does batches of images with models that it loads once.
 
-    counter: from `cluster.tries`.
+    counter: from `cluster.tries`. With a GPU, several threads call it: one batch at a time is at
+    work there, and beside it the CPU's work of the others goes on.
     """
 
     def __init__(self, load: Load, args: argparse.Namespace, method: str, counter: Any):
@@ -88,6 +100,10 @@ class Worker:
             torch.set_num_threads(1)
         self.evaluator, self.counter = load(args, method, device), counter
         self.short_side, self.keep = args.preset.short_side, args.keep
+        execution = encoder_config(args, method == "PICS").execution
+        threads = threads_for(device, execution, processes_here())
+        self.gpu = threading.Lock()
+        self.pool = overlap_pool(self.evaluator, threads) if threads else None
 
     def __call__(self, images: "pyarrow.Table") -> "pyarrow.Table":
         """Return the rows of a batch of images; `images` is from `image_table`."""
@@ -106,12 +122,13 @@ class Worker:
         with attempt(self.counter, row["name"]) as before:
             if before < MOST_TRIES - 1:
                 return self.do([row])
-            self.evaluator.fail(row["index"], row["name"], killed())
-            return self.evaluator.outcomes()
+            evaluator = self.evaluator.apart()
+            evaluator.fail(row["index"], row["name"], killed())
+            return evaluator.outcomes()
 
     def do(self, rows: Sequence[dict]) -> list[Outcome]:
         """Read images and do them together."""
-        samples = []
+        evaluator, samples = self.evaluator.apart(), []
         for row in rows:
             source = row["path"]
             if row["size"] is not None:
@@ -119,8 +136,11 @@ class Worker:
             try:
                 samples.append(load_sample(source, self.short_side, row["name"], row["index"]))
             except ImageError as error:
-                self.evaluator.fail(row["index"], row["name"], error)
-        return self.evaluator.do_samples(samples)
+                evaluator.fail(row["index"], row["name"], error)
+        if self.pool:
+            return do_in_turns(evaluator, samples, self.gpu, self.pool)
+        with self.gpu:
+            return evaluator.do_samples(samples)
 
 
 # ---- tables
@@ -226,7 +246,8 @@ def work(
     blocks = list(batches(images, args.batch_size))
     arguments = (load, args, method, tries())
     rows = ray.data.from_arrow(blocks)
-    rows = through_actors(rows, Worker, arguments, has_gpus(args.device))
+    gpu = has_gpus(args.device)
+    rows = through_actors(rows, Worker, arguments, gpu, AT_ONCE if gpu else 1)
     size = min(MOST_ROWS[args.keep], max(args.batch_size, len(images) // 100))
     rows.write_parquet(str(folder / DATA), min_rows_per_file=size, ray_remote_args={"num_cpus": 0})
 

@@ -80,6 +80,10 @@ class Evaluator:
     store: Store = lambda outcome: outcome  # of each image that is done, in any thread
     _ended: SimpleQueue = field(default_factory=SimpleQueue)
 
+    def apart(self) -> "Evaluator":
+        """Return one with the same models whose outcomes are its own."""
+        return replace(self, _ended=SimpleQueue())
+
     def outcomes(self) -> list[Outcome]:
         """Return what became of the images that ended since the last call."""
         ended = []

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ MOST_LINES = 100  # on stderr, of images that are done again
 class Taken:
     """What a run begins with."""
 
-    todo: list[int] = field(default_factory=list)  # images that are to be done
+    todo: Sequence[int] = ()  # images that are to be done: an array, see `common.compact`
     start: int = 1  # how often the run has been started, for the names of logs
     # Lines of the log, for images that an earlier version has done.
     lines: dict[int, bytes] = field(default_factory=dict)
@@ -75,7 +76,9 @@ def take(
             held.enter_context(locked(folder, owners))
             if not overwrite:
                 compare_settings(folder, settings)
-            outcome = Taken(list(range(len(names)))) if overwrite else look(folder, names, keep)
+            outcome = (
+                Taken(array("q", range(len(names)))) if overwrite else look(folder, names, keep)
+            )
         except (OSError, ValueError) as error:
             outcome = error
     outcome = group.gather(outcome)[0]
@@ -113,7 +116,7 @@ def look(folder: Path, names: Sequence[str], keep: str) -> Taken:
     entries = scan(folder, names)
     if not entries.state.any():
         return look_at_records(folder, names)
-    todo, why = [], {}
+    todo, why = array("q"), {}
     for number, state in enumerate(entries.state.tolist()):
         reason = None if state == DONE else ""
         if state == DONE and keep != "none":
@@ -152,7 +155,7 @@ def tell_again(why: dict[str, str]) -> None:
 
 def look_at_records(folder: Path, names: Sequence[str]) -> Taken:
     """Return which images of a run without logs have no record that holds, as `look`."""
-    todo, why, lines = [], {}, {}
+    todo, why, lines = array("q"), {}, {}
     for number, name in enumerate(names):
         try:
             record = check_done(folder, name)

@@ -11,6 +11,8 @@ second, for 5 ms each time: so threads take shorter turns here.
 
     calling thread            encode 0 | encode 1        | generate 0 | encode 2            | ...
     pool              read 0 | read 1  | unpack 0, read 2             | unpack 1, finish 0 | ...
+
+Where batches come from several calling threads, they take turns at the GPU (`do_in_turns`).
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 from dataloaders import Sample, Samples
 from evaluation.evaluator import Evaluator, Outcome, Work
@@ -29,14 +32,14 @@ WAITING = 2
 TURN_SECONDS = 1e-5  # of a thread, if another waits for the interpreter
 
 
-def overlap_threads() -> int:
-    """Return the number of threads beside the calling one: a part of the cores for each process
-    that a launcher started here.
+def overlap_threads(processes: int = 0) -> int:
+    """Return the number of threads beside the calling one: a part of the cores for each of the
+    processes on this machine that share them; 0: those that a launcher started here.
     """
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(MOST_THREADS, cores // processes - 1))
 
 
@@ -59,6 +62,35 @@ def imap_overlapped(
             raise
         finally:
             evaluator.encoder.map = map
+
+
+def overlap_pool(evaluator: Evaluator, threads: int) -> ThreadPoolExecutor:
+    """Return the pool of `do_in_turns`, which codes the evaluator's sketches too, from now on until
+    the process ends.
+    """
+    sys.setswitchinterval(TURN_SECONDS)
+    pool = ThreadPoolExecutor(threads, "finish", _one_thread)
+    evaluator.encoder.map = pool.map
+    return pool
+
+
+def do_in_turns(
+    evaluator: Evaluator, samples: Sequence[Sample], gpu: Lock, pool: ThreadPoolExecutor
+) -> list[Outcome]:
+    """Do images that have been read, as `Evaluator.do_samples`, in one of several threads.
+
+    evaluator: this thread's own. gpu: held while the GPU is at work for them; what the pool does
+    goes on beside the other threads' turns.
+    """
+    with gpu:
+        works = evaluator.encode(samples)
+    drawn = []
+    list(pool.map(evaluator.unpack, works))
+    with gpu:
+        for group in evaluator.groups(works):
+            drawn += evaluator.generate(group)
+    list(pool.map(lambda one: evaluator.finish(*one), drawn))
+    return evaluator.outcomes()
 
 
 @contextlib.contextmanager

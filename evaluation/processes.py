@@ -18,7 +18,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
@@ -74,12 +75,12 @@ class ProcessGroup:
         """Whether this process shows the progress bar and writes the report."""
         return self.rank == 0
 
-    def own(self, items: list[int]) -> list[int]:
-        """Return this process's part of a list that all processes have."""
+    def own(self, items: Sequence[int]) -> Sequence[int]:
+        """Return this process's part of items that all processes have."""
         if self.is_single:
             return items
-        with self.state.split_between_processes(items) as part:
-            return part
+        with self.state.split_between_processes(list(items)) as part:
+            return array("q", part)  # as `items`: see `common.compact`
 
     def gather(self, value: T) -> list[T]:
         """Return the values that all processes give, by rank; each waits for the others."""

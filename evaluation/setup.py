@@ -35,7 +35,7 @@ class Run:
     method: str  # "PIC" or "PICS"
     folder: Path
     samples: Samples
-    todo: list[int]  # images that are not done, the same list in all processes
+    todo: Sequence[int]  # images that are not done, the same ones in all processes
     group: ProcessGroup
     evaluator: Evaluator | None  # None if nothing is left for this process
     metrics: MetricSet  # of images if some are left, of sets in rank 0
@@ -161,11 +161,11 @@ def workers_for(encoder: Encoder, device: str, batch_size: int) -> int:
     return min(worker_count(device, encoder.decoder.generator.parameters), batch_size)
 
 
-def threads_for(device: str, execution: Execution) -> int:
+def threads_for(device: str, execution: Execution, processes: int = 0) -> int:
     """Return how many threads do the CPU's work beside the GPU's; 0: without a GPU, or if one
-    thread at a time may use the models there.
+    thread at a time may use the models there. processes: as of `overlap_threads`.
     """
-    return 0 if device == "cpu" or execution.memory != "all" else overlap_threads()
+    return 0 if device == "cpu" or execution.memory != "all" else overlap_threads(processes)
 
 
 def draws_together(draw: str | None, device: str) -> bool:

@@ -1,12 +1,12 @@
 """Data sets that are no folders of images: tar shards, and data sets of the hub.
 
-name, images = list_shards("photos-{000..009}.tar", {".png", ".jpg"})
-name, images = list_shards("hf:owner/name:train", ())
-images[0]           # (name, what reads its bytes)
+name, keys, images = list_shards("photos-{000..009}.tar", {".png", ".jpg"})
+name, keys, images = list_shards("hf:owner/name:train", ())
+images[0].read()    # its bytes
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -22,9 +22,9 @@ Source = str | Member | HubRow  # where an image is: a path, or what reads its b
 
 def list_shards(
     data_root: str | os.PathLike | None, endings: Collection[str]
-) -> tuple[str, list[tuple[str, Source]]] | None:
-    """Return the name of the data set that a data root names, and (name, source) of its images;
-    None if it names no shards and no data set of the hub.
+) -> tuple[str, Sequence[str], Sequence[Source]] | None:
+    """Return the name of the data set that a data root names, and the names and sources of its
+    images; None if it names no shards and no data set of the hub.
 
     endings: of images, in lower case. Raises ValueError, OSError.
     """
@@ -32,9 +32,9 @@ def list_shards(
         return None
     split = hub_split(str(data_root))
     if split:
-        return file_name("_".join(split)), list_rows(*split)
+        return file_name("_".join(split)), *list_rows(*split)
     shards = tar_files(str(data_root))
-    return (shards_name(shards), list_members(shards, endings)) if shards else None
+    return (shards_name(shards), *list_members(shards, endings)) if shards else None
 
 
 def opened(source: Source | os.PathLike) -> str | os.PathLike | BytesIO:

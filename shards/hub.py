@@ -1,6 +1,6 @@
 """Data sets of the hub, streamed by the package datasets: nothing is stored but what it caches.
 
-    list_rows(*hub_split("hf:owner/name:test"))
+    keys, images = list_rows(*hub_split("hf:owner/name:test"))
 
 Rows are read in their order; one before the last that was read begins the stream again.
 """
@@ -52,8 +52,8 @@ def hub_split(data_root: str) -> tuple[str, str] | None:
     return name, split or "train"
 
 
-def list_rows(name: str, split: str) -> list[tuple[str, HubRow]]:
-    """Return (key, image) of all rows of a split; the key is the row's number.
+def list_rows(name: str, split: str) -> tuple[list[str], list[HubRow]]:
+    """Return the keys and the images of all rows of a split; a key is the row's number.
 
     Raises ValueError if there is no such data set, it has no images or does not say how many, or
     without the package datasets.
@@ -72,8 +72,9 @@ def list_rows(name: str, split: str) -> list[tuple[str, HubRow]]:
         raise ValueError(f"hf:{name}:{split}: no column of images")
     rows = rows.cast_column(columns[0], Image(decode=False)).select_columns(columns[:1])
     stream = HubStream(rows, columns[0])
-    count = _count(rows, split)
-    return [(f"{split}-{number:09d}", HubRow(stream, number)) for number in range(count)]
+    numbers = range(_count(rows, split))
+    keys = [f"{split}-{number:09d}" for number in numbers]
+    return keys, [HubRow(stream, number) for number in numbers]
 
 
 def _count(rows, split: str) -> int:

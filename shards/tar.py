@@ -1,6 +1,6 @@
 """Tar shards in the layout of WebDataset: one file an image, beside others of the same key.
 
-    list_members(tar_files("photos-{000..009}.tar"), {".png", ".jpg"})
+    names, members = list_members(tar_files("photos-{000..009}.tar"), {".png", ".jpg"})
 
 The headers are read once, so that an image is read alone from its place; members that are no images
 (labels, captions) are passed over. Which part of a name is the key is WebDataset's rule.
@@ -10,9 +10,10 @@ Source: https://github.com/webdataset/webdataset
 import glob
 import os
 import tarfile
+from array import array
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from common.files import file_name, name_paths, printable
 
@@ -31,6 +32,33 @@ class Member(NamedTuple):
         with Path(self.path).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+
+class Members(Sequence[Member]):
+    """Images in shards, as three arrays (for why, see `common.compact`)."""
+
+    def __init__(self, shards: Sequence[str]):
+        self._shards = tuple(shards)
+        self._shard, self._offset, self._size = array("q"), array("q"), array("q")
+
+    def add(self, shard: int, offset: int, size: int) -> None:
+        """Append an image of the shard with this number."""
+        self._shard.append(shard)
+        self._offset.append(offset)
+        self._size.append(size)
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    @overload
+    def __getitem__(self, index: int) -> Member: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Member, ...]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return tuple(self[number] for number in range(len(self))[index])
+        shard = self._shards[self._shard[index]]
+        return Member(shard, self._offset[index], self._size[index])
 
 
 def tar_files(data_root: str) -> list[str]:
@@ -60,8 +88,8 @@ def shards_name(shards: Sequence[str]) -> str:
     return file_name(stem.rstrip("-_.0123456789") or stem)
 
 
-def list_members(shards: Sequence[str], endings: Collection[str]) -> list[tuple[str, Member]]:
-    """Return (name, image) of all members of some shards with one of these endings.
+def list_members(shards: Sequence[str], endings: Collection[str]) -> tuple[list[str], Members]:
+    """Return the names and the images of all members of some shards with one of these endings.
 
     Names are unique, even if case is ignored: a name is the image's key; if several share it, the
     shard's name comes before it. Raises ValueError for a shard that is damaged, if there is no
@@ -71,22 +99,19 @@ def list_members(shards: Sequence[str], endings: Collection[str]) -> list[tuple[
         from webdataset.tariterators import base_plus_ext
     except ImportError:
         raise ValueError(NEEDS) from None
-    members, paths = [], []
-    for shard in shards:
+    members, paths = Members(shards), []
+    for number, shard in enumerate(shards):
         folder = os.path.abspath(shard).removesuffix(".tar")  # noqa: PTH100 - links stay
         for info in _headers(shard):
             key, ending = base_plus_ext(info.name)
             if key and info.isreg() and f".{ending.lower()}".endswith(tuple(endings)):
-                members.append(Member(shard, info.offset_data, info.size))
+                members.add(number, info.offset_data, info.size)
                 # As if each shard were a folder, and its place in it the image's ending.
                 paths.append(f"{folder}/{key.replace('/', '_')}.{info.offset_data}")
     if not members:
         raise ValueError(f"{printable(shards[0])}: no pictures in {len(shards)} shards")
     root = Path(paths[0]).parent.parent
-    return [
-        (name, member)
-        for (name, _), member in zip(name_paths(paths, str(root)), members, strict=True)
-    ]
+    return [name for name, _ in name_paths(paths, str(root))], members
 
 
 def _headers(shard: str) -> Iterator[tarfile.TarInfo]:

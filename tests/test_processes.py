@@ -412,7 +412,7 @@ def test_an_interrupt_waits_for_what_is_drawn(monkeypatch, whole, photos, tmp_pa
 
 
 def test_threads_only_beside_a_gpu_that_holds_all_models(monkeypatch):
-    monkeypatch.setattr(setup, "overlap_threads", lambda: 3)
+    monkeypatch.setattr(setup, "overlap_threads", lambda _: 3)
     assert setup.threads_for("cuda", Execution()) == 3
     assert setup.threads_for("cuda:1", Execution(memory="low")) == 0
     assert setup.threads_for("cpu", Execution()) == 0

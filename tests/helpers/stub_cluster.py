@@ -2,12 +2,14 @@
 
 status = run(photos, output, "--batch_size", "2")
 
-STUB_PAUSE_S, STUB_IMAGE_S: seconds a batch and an image take. STUB_SEEN: a file that gets the node
-of each batch.
+STUB_PAUSE_S, STUB_IMAGE_S, STUB_METRICS_S: seconds a batch, an image, and measuring it take.
+STUB_THREADS: the work after the models' goes on beside them in so many threads, as with a GPU.
+STUB_SEEN: a file that gets the node of each batch.
 """
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from evaluation import cluster_run
@@ -34,14 +36,24 @@ class DeadlyEncoder(StubEncoder):
         return super().encode_all(images, sizes)
 
 
+class SlowMetrics(MetricSet):
+    """Sleeps before it measures."""
+
+    def measure(self, *images):
+        time.sleep(float(os.environ.get("STUB_METRICS_S", "0")))
+        return super().measure(*images)
+
+
 def load(args, method, device):
-    metrics = MetricSet(args.metrics, Tools(device=device))
+    if "STUB_THREADS" in os.environ:
+        cluster_run.threads_for = lambda *_: int(os.environ["STUB_THREADS"])
+    metrics = SlowMetrics(args.metrics, Tools(device=device))
     pause_s, image_s = (float(os.environ.get(f"STUB_{of}_S", "0")) for of in ("PAUSE", "IMAGE"))
     encoder = DeadlyEncoder(pause_s, args.seed, image_s)
     return Evaluator(encoder, metrics, {}, Stopwatch(), device, keep=args.keep)
 
 
-def run(photos, output, *more):
+def run(photos, output, *more, device=("--device", "cpu")):
     """Run on a Ray of this machine, or that which is there; the exit status."""
-    argv = arguments(photos, output, "--engine", "ray", "--device", "cpu", *more)
+    argv = arguments(photos, output, "--engine", "ray", *device, *more)
     return cluster_run.evaluate(script_args(argv), "PICS", load)
