@@ -1,7 +1,8 @@
 """Ray: rows through actors that load the models once, on this machine or on many.
 
     with connected(args.address):
-        rows = through_actors(ray.data.from_items(...), Worker, (load, tries()), gpu=False)
+        rows = ray.data.from_items(...)
+        rows = through_actors(rows, Worker, (load, tries()), gpu=False, batch_size=8)
 
 Ray Data hands out the rows, holds back what would fill memory, and gives the rows of a worker or a
 node that died to another one. Its progress bars are on a terminal only. What kills its worker again
@@ -100,11 +101,12 @@ def has_gpus(device: str | None) -> bool:
 
 
 def through_actors(
-    rows: "Dataset", worker: type, arguments: tuple, gpu: bool, at_once: int = 1
+    rows: "Dataset", worker: type, arguments: tuple, gpu: bool, batch_size: int
 ) -> "Dataset":
-    """Return what instances of `worker` make of rows, block by block: one for each CPU or GPU, also
-    of nodes that come later. arguments: of the instances. A block is a task: what a killed worker
-    does again. at_once: blocks that an instance has at a time, each in a thread.
+    """Return what instances of `worker` make of rows, in batches of a block each: one for each CPU
+    or GPU, also of nodes that come later. arguments: of the instances. A block is a task: what a
+    killed worker does again. Where calling them is a coroutine, they have several batches at a
+    time.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -113,13 +115,12 @@ def through_actors(
     return rows.map_batches(
         worker,
         fn_constructor_args=arguments,
-        batch_size=None,
+        batch_size=batch_size,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, initial_size=max(1, present)),
         # Actors take all: other operators must ask for no CPU, or they would wait for ever.
         num_cpus=0 if gpu else 1,
         num_gpus=1 if gpu else 0,
-        max_concurrency=at_once,
     )
 
 

@@ -56,7 +56,7 @@ def outcomes(jobs: Sequence[Job], load: Load, gpu: bool) -> Iterator[Outcome]:
         row = {"name": job.name, "number": number}
         row |= {"source": str(job.source.absolute()), "target": str(job.target.absolute())}
         blocks.append(pyarrow.Table.from_pylist([row]))
-    rows = through_actors(ray.data.from_arrow(blocks), Maker, (load, tries()), gpu)
+    rows = through_actors(ray.data.from_arrow(blocks), Maker, (load, tries()), gpu, 1)
     for row in rows.iter_rows():
         job = jobs[row.pop("number")]
         for name in ("name", "source", "target"):

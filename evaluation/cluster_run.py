@@ -15,10 +15,12 @@ worker MOST_TRIES times. Started again, a run does what has no row, and what fai
 """
 
 import argparse
+import asyncio
 import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ from allocation import load_encoder
 from common.device import choose_device
 from common.files import complain, printable, say, write
 from common.weights import UnavailableError
-from dataloaders import ImageError, Samples, load_sample, load_samples
+from dataloaders import ImageError, Sample, Samples, load_sample, load_samples
 from diffusion.execution import check
 from evaluation.cluster import (
     MOST_TRIES,
@@ -63,7 +65,9 @@ from shards import Member
 if TYPE_CHECKING:
     import pyarrow
 
-AT_ONCE = 3  # batches of an actor with a GPU: one is read, one generated, one finished
+# Batches that an actor with a GPU has at a time: one is read, one generated, one finished. So many
+# times as many are a block, at whose end it waits for all of them.
+AT_ONCE, IN_BLOCK = 3, 5
 MOST_ROWS = {"all": 100, "streams": 1000, "none": 1000}  # in a file, by --keep
 Load = Callable[[argparse.Namespace, str, str], Evaluator]
 
@@ -88,8 +92,7 @@ def load_evaluator(args: argparse.Namespace, method: str, device: str) -> Evalua
 class Worker:
     """Does batches of images with models that it loads once.
 
-    counter: from `cluster.tries`. With a GPU, several threads call it: one batch at a time is at
-    work there, and beside it the CPU's work of the others goes on.
+    counter: from `cluster.tries`.
     """
 
     def __init__(self, load: Load, args: argparse.Namespace, method: str, counter: Any):
@@ -100,10 +103,6 @@ class Worker:
             torch.set_num_threads(1)
         self.evaluator, self.counter = load(args, method, device), counter
         self.short_side, self.keep = args.preset.short_side, args.keep
-        execution = encoder_config(args, method == "PICS").execution
-        threads = threads_for(device, execution, processes_here())
-        self.gpu = threading.Lock()
-        self.pool = overlap_pool(self.evaluator, threads) if threads else None
 
     def __call__(self, images: "pyarrow.Table") -> "pyarrow.Table":
         """Return the rows of a batch of images; `images` is from `image_table`."""
@@ -137,6 +136,34 @@ class Worker:
                 samples.append(load_sample(source, self.short_side, row["name"], row["index"]))
             except ImageError as error:
                 evaluator.fail(row["index"], row["name"], error)
+        return self.do_samples(evaluator, samples)
+
+    def do_samples(self, evaluator: Evaluator, samples: Sequence[Sample]) -> list[Outcome]:
+        """Do images that have been read."""
+        return evaluator.do_samples(samples)
+
+
+class GpuWorker(Worker):
+    """Has several batches at a time: one is at work on the GPU, beside the CPU's work of others.
+
+    Calling it is a coroutine, so that Ray Data calls it so often.
+    """
+
+    def __init__(self, load: Load, args: argparse.Namespace, method: str, counter: Any):
+        super().__init__(load, args, method, counter)
+        execution = encoder_config(args, method == "PICS").execution
+        threads = threads_for(self.evaluator.device, execution, processes_here())
+        self.gpu = threading.Lock()
+        self.pool = overlap_pool(self.evaluator, threads) if threads else None
+        self.calls = ThreadPoolExecutor(AT_ONCE)
+
+    async def __call__(self, images: "pyarrow.Table") -> "pyarrow.Table":  # type: ignore[override]
+        """Return the rows of a batch of images; `images` is from `image_table`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.calls, super().__call__, images)
+
+    def do_samples(self, evaluator: Evaluator, samples: Sequence[Sample]) -> list[Outcome]:
+        """Do images that have been read."""
         if self.pool:
             return do_in_turns(evaluator, samples, self.gpu, self.pool)
         with self.gpu:
@@ -243,17 +270,19 @@ def work(
     """Do images and write their rows. Raises RayError."""
     import ray
 
-    blocks = list(batches(images, args.batch_size))
-    arguments = (load, args, method, tries())
-    rows = ray.data.from_arrow(blocks)
     gpu = has_gpus(args.device)
-    rows = through_actors(rows, Worker, arguments, gpu, AT_ONCE if gpu else 1)
+    rows = ray.data.from_arrow(list(blocks_of(images, args.batch_size, gpu)))
+    arguments = (load, args, method, tries())
+    rows = through_actors(rows, GpuWorker if gpu else Worker, arguments, gpu, args.batch_size)
     size = min(MOST_ROWS[args.keep], max(args.batch_size, len(images) // 100))
     rows.write_parquet(str(folder / DATA), min_rows_per_file=size, ray_remote_args={"num_cpus": 0})
 
 
-def batches(images: "pyarrow.Table", size: int) -> Iterator["pyarrow.Table"]:
-    """Yield `size` rows at a time."""
+def blocks_of(
+    images: "pyarrow.Table", batch_size: int, gpu: bool = False
+) -> Iterator["pyarrow.Table"]:
+    """Yield what an actor does at a time: a batch, or with a GPU several."""
+    size = batch_size * (AT_ONCE * IN_BLOCK if gpu else 1)
     for first in range(0, len(images), size):
         yield images.slice(first, size)
 

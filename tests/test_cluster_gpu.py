@@ -3,9 +3,9 @@
 python -m pytest tests/test_cluster_gpu.py
 """
 
+import asyncio
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import stub_cluster, stub_run
@@ -59,7 +59,9 @@ def worker_of(photos, output, monkeypatch, threads):
     args = stub_run.script_args(argv)
     samples = load_samples(photos, None, args.preset.short_side)
     images = cluster_run.image_table(samples, range(len(samples)))
-    return cluster_run.Worker(stub_cluster.load, args, "PICS", None), cluster_run.batches(images, 1)
+    return cluster_run.GpuWorker(stub_cluster.load, args, "PICS", None), cluster_run.blocks_of(
+        images, 1
+    )
 
 
 def watched(monkeypatch, kind, name, watch, place, wait=None):
@@ -84,8 +86,11 @@ def test_one_batch_at_a_time_is_on_the_gpu(monkeypatch, photos, tmp_path, thread
     watched(monkeypatch, stub_cluster.DeadlyEncoder, "encode_all", watch, "gpu")
     watched(monkeypatch, MetricSet, "measure", watch, "cpu", wait)
     worker, blocks = worker_of(photos, tmp_path, monkeypatch, threads)
-    with ThreadPoolExecutor(cluster_run.AT_ONCE) as calls:
-        tables = list(calls.map(worker, blocks))
+
+    async def do_all():
+        return await asyncio.gather(*map(worker, blocks))
+
+    tables = asyncio.run(do_all())
     assert watch.most_on_gpu == 1
     assert watch.beside.is_set() == bool(threads)
     rows = [row for table in tables for row in table.to_pylist()]

@@ -28,6 +28,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 PER_SHARD = 1000
+PRESET = "small"
 WATCH_SECONDS = 0.1
 MOST_SLOWER, MOST_GROWTH = 1.1, 1.1
 TINTS = 200  # different images
@@ -63,10 +64,20 @@ def work(shards: str, output: str) -> int:
     from evaluation import loop
 
     stub(setattr)
-    preset = Path(output).parent / "small"
-    argv = ["--data_root", shards, "--output", output, "--preset", str(preset)]
-    argv += ["--metrics", "psnr", "--keep", "streams", "--batch_size", "64"]
-    return loop.evaluate(script_args(argv), "PICS")
+    return loop.evaluate(script_args(arguments(shards, output)), "PICS")
+
+
+def arguments(shards: str, output: str) -> list[str]:
+    """Return the command line of a run."""
+    argv = ["--data_root", shards, "--output", output]
+    argv += ["--preset", str(Path(output).parent / PRESET)]
+    return [*argv, "--metrics", "psnr", "--keep", "streams", "--batch_size", "64"]
+
+
+def make_preset(folder: Path) -> None:
+    """Write a preset for small images beside the runs."""
+    (folder / PRESET).mkdir()
+    (folder / PRESET / "preset.json").write_text('{"base": "tiny", "short_side": 64}')
 
 
 def make_shards(folder: Path, images: int) -> None:
@@ -196,8 +207,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     """Do both runs and return the figures."""
     shards, unbroken, killed = folder / "shards", folder / "unbroken", folder / "killed"
     make_shards(shards, args.images)
-    (folder / "small").mkdir()
-    (folder / "small" / "preset.json").write_text('{"base": "tiny", "short_side": 64}')
+    make_preset(folder)
     hundredth = max(1, args.images // 100)
     began = time.monotonic()
     run = begin(shards, unbroken, args.workers)
