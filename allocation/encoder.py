@@ -85,7 +85,7 @@ class BudgetEncoder(Encoder):
         tried = list(self.map(self.layers, materials))
         with self.timer("candidates"):
             best = self._best(images, tried)
-            return best, self.chooser.choose(images, [self.conditions(layers) for layers in best])
+        return best, self.choose(images, best)
 
     def _fingerprint(self) -> int:
         """Return that of the files with all layers that may be sent."""
@@ -124,7 +124,7 @@ class BudgetEncoder(Encoder):
         """Return what an image's layers are made of, with its prompt in all sizes needed."""
         given = self.given
         height, width = image.shape[:2]
-        frame = Frame(source, (height, width), self.chooser.count - 1)
+        frame = Frame(source, (height, width), self.candidates - 1)
         fills = given.color_bytes is None
         material = Material(given.budget, frame, image, sketch, colors, self.decoder, fills)
         with self.timer("prompt"):

@@ -95,8 +95,8 @@ class Encoder:
         given = config.prompt, preset, self.clip, self.decoder.prompt_codec
         self.prompter = Prompter(*given, graphs=bool(config.execution.compile))
         score = load_score(config.loss, self.clip, device)
-        count = config.candidates or preset.candidates
-        self.chooser = Chooser(self.decoder.generate, score, count, config.together)
+        self.candidates = config.candidates or preset.candidates
+        self.chooser = Chooser(self.decoder.generate, score, config.together)
         self.annotator: Callable[[np.ndarray], np.ndarray] | None = None
         if config.sketch:
             from annotator import load_annotator
@@ -134,8 +134,21 @@ class Encoder:
         with self.timer("prompt"):
             prompts = self.prompter.find(images)
         layers = [Layers(found, *rest) for found, rest in zip(prompts, coded, strict=True)]
+        return layers, self.choose(images, layers)
+
+    def choose(self, images: Sequence[np.ndarray], layers: Sequence["Layers"]) -> list[Choice]:
+        """Return the candidate that is chosen for each image with its layers."""
+        conditions = [self.conditions(one) for one in layers]
+        counts = [self._count(one) for one in layers]
         with self.timer("candidates"):
-            return layers, self.chooser.choose(images, [self.conditions(one) for one in layers])
+            return self.chooser.choose(images, conditions, counts)
+
+    def _count(self, layers: "Layers") -> int:
+        """Return the number of candidates of an image with these layers."""
+        chosen_by_user = self.config.candidates or self.config.loss != "clip"
+        if layers.base.payload and not chosen_by_user:
+            return min(self.candidates, self.preset.candidates_with_base)
+        return self.candidates
 
     def conditions(self, layers: "Layers") -> Conditions:
         """Return what a decoder makes of an image's layers."""

@@ -1,12 +1,12 @@
 """Several candidates for each image, and the choice of the best among them.
 
-chooser = Chooser(decoder.generate, clip.similarity, count=4, together=8)
-seeds = [choice.seed for choice in chooser.choose(images, conditions)]
+chooser = Chooser(decoder.generate, clip.similarity, together=8)
+seeds = [choice.seed for choice in chooser.choose(images, conditions, counts=[4, 1])]
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -38,29 +38,31 @@ def layers_of(conditions: tuple) -> tuple[bool, ...]:
 
 @dataclass(frozen=True)
 class Chooser:
-    """Generates `count` candidates for each image, `together` in a batch, and chooses the best."""
+    """Generates candidates, `together` in a batch, and chooses the best of each image."""
 
     generate: Callable[..., list[np.ndarray]]  # (conditions, seeds, height, width) -> images
     score: Score
-    count: int  # the paper's N; seeds are 0 to count - 1
     together: int  # bounds memory
 
-    def choose(self, images: Sequence[np.ndarray], conditions: Sequence[tuple]) -> list[Choice]:
+    def choose(
+        self, images: Sequence[np.ndarray], conditions: Sequence[tuple], counts: Sequence[int]
+    ) -> list[Choice]:
         """Return the choice for each image, uint8 (H, W, 3) of any sizes, and its conditions.
 
-        conditions: one for each image, as `generate` takes them.
+        conditions: one for each image, as `generate` takes them. counts: of its candidates, the
+        paper's N; their seeds are 0 to count - 1.
         """
-        if self.count == 1:
-            return [Choice(0, ())] * len(images)
         jobs = []
-        for image, each in zip(images, conditions, strict=True):
-            jobs += [Job(each, seed, *image.shape[:2]) for seed in range(self.count)]
-        generated = self.generate_all(jobs)
+        for image, each, count in zip(images, conditions, counts, strict=True):
+            if count > 1:
+                jobs += [Job(each, seed, *image.shape[:2]) for seed in range(count)]
+        generated = iter(self.generate_all(jobs))
         choices = []
-        for index, image in enumerate(images):
-            first = index * self.count
-            scores = self.score(image, generated[first : first + self.count])
-            choices.append(Choice(int(np.argmax(scores)), tuple(scores)))
+        for image, count in zip(images, counts, strict=True):
+            scores = [0.0]
+            if count > 1:
+                scores = self.score(image, list(islice(generated, count)))
+            choices.append(Choice(int(np.argmax(scores)), tuple(scores) if count > 1 else ()))
         return choices
 
     def generate_all(self, jobs: Sequence[Job]) -> list[np.ndarray]:

@@ -110,7 +110,8 @@ def add_encoding_flags(flags: argparse.ArgumentParser) -> None:
     add(
         "--N",
         type=positive,
-        help="number of candidates; the seed of the best is sent (default: the preset's)",
+        help="number of candidates; the seed of the best is sent (default: the preset's, which may "
+        "be fewer with a base layer)",
     )
     add("--loss", default="clip", choices=LOSSES, help="how the best candidate is chosen")
     add(

@@ -53,6 +53,7 @@ RANGES = {
     "prompt_lr": (0, 1000),
     "prompt_weight_decay": (0, 1000),
     "candidates": (1, 1000),
+    "candidates_with_base": (1, 1000),
 }
 LEAST_ABOVE_0 = {"color_bytes": 8, "prompt_bits": 5}  # where 0 stands for "none"
 PROMPTS_FROM = ("search", "caption")
@@ -124,6 +125,8 @@ class Preset:
     prompt_lr: float = 0.1  # prompt search: learning rate of AdamW
     prompt_weight_decay: float = 0.1
     candidates: int = 4  # reconstructions that the encoder generates; it sends the seed of the best
+    # at most, where CLIP chooses among reconstructions of one base layer, which are much alike
+    candidates_with_base: int = 4
     captioner: tuple[str, ...] = (_BLIP,)  # describes images; loaded only when asked for
     judge: tuple[str, ...] = ()  # CLIPModel of the metric clip_judge; loaded only when asked for
 

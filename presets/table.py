@@ -66,6 +66,7 @@ PRESETS = {
             negative_prompt="",
             control="space to depth 16",
             color_bytes=230,
+            candidates_with_base=1,
             control_scale=1.2,
             refiner=(str(BUNDLE / "refiner"),),
         ),

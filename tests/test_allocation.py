@@ -36,6 +36,7 @@ BARE = Allocation(0, None)
 TRIED = (BOTH, BARE, Allocation(4, 0.02))
 ROWS = [Row(24, Allocation(0, None)), Row(100, Allocation(8, 0.02)), Row(300, BOTH)]
 QUICK = {"annotator": "canny", "short_side": 64, "steps": 1, "prompt_steps": 4, "candidates": 2}
+QUICK["candidates_with_base"] = 2
 
 
 # ---- the table
@@ -339,7 +340,7 @@ def test_candidates_share_batches_with_those_of_the_same_layers():
     kinds = (("a", None), ("b", 1), ("c", None), ("d", None))
     jobs = [Job(conditions, 0, 64, 64) for conditions in kinds]
     jobs.append(Job(("e", None), 0, 128, 64))
-    assert Chooser(generate, None, 1, 2).generate_all(jobs) == ["a", "b", "c", "d", "e"]
+    assert Chooser(generate, None, 2).generate_all(jobs) == ["a", "b", "c", "d", "e"]
     assert [len(each) for each, _ in batches] == [2, 1, 1, 1]
     for each, _ in batches:
         assert len({conditions[1] for conditions in each}) == 1

@@ -31,6 +31,7 @@ QUICK = {
     "prompt_len": 4,
     "prompt_steps": 4,
     "candidates": 2,
+    "candidates_with_base": 2,
 }
 
 
@@ -118,6 +119,16 @@ def test_ms_ssim_chooses_the_most_similar(row, images):
     one = encoder.encode_all(images[:1])[0]
     stream = bitstream.unpack(one.data)
     assert len(one.scores) == 3 and stream.seed == int(np.argmax(one.scores))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "scores"), [({}, 0), ({"candidates": 3}, 3), ({"loss": "ms-ssim"}, 2)]
+)
+def test_clip_does_not_choose_among_reconstructions_of_a_base(small, images, chosen, scores):
+    row = dataclasses.replace(small, candidates=2, candidates_with_base=1)
+    one = Encoder(row, EncoderConfig(color_bytes=300, **chosen)).encode_all(images[:1])[0]
+    assert bitstream.unpack(one.data).base is not None
+    assert len(one.scores) == scores
 
 
 def with_generate(encoder, generate):
