@@ -3,6 +3,7 @@ with a GPU, what the CPU's work beside it saves.
 
     python benchmarks/cluster.py                        # some minutes
     python benchmarks/cluster.py --images 200 --seconds 0.5
+    python benchmarks/cluster.py --data_root PHOTOS     # with the models of `tiny`
 
 Small images, and in place of the models a stub that sleeps so long for each: what is measured is
 what the engines take, not the models, so that a busy machine sways it less. Each engine does so
@@ -40,6 +41,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=0.2, help="that the stub takes an image")
+    parser.add_argument("--data_root", type=Path, help="folder of photographs")
     parser.add_argument("--work", nargs=3, metavar=("ENGINE", "PHOTOS", "OUTPUT"))
     parser.add_argument("--threads", type=int, default=1, help="workers, or those beside a GPU")
     return parser.parse_args(argv)
@@ -81,6 +83,37 @@ def seconds_of(name: str, photos: Path, seconds: float) -> float:
         return time.monotonic() - began
 
 
+def seconds_with_models(engine: str, photos: Path) -> float:
+    """Return the seconds that two workers, or actors, take for a folder, start included."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "eval_PICS.py", "--data_root", str(photos), "--output", output]
+        command += ["--engine", engine, "--keep", "streams"]
+        began = time.monotonic()
+        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        return time.monotonic() - began
+
+
+def measure_with_models(data_root: Path, folder: Path) -> dict:
+    """Return the figures of the loop and of Ray."""
+    from dataloaders import load_samples
+
+    paths = load_samples(data_root, None, 256).paths
+    few, many = folder / "few", folder / "many"
+    for place, count in ((few, len(paths) // TIMES**2), (many, len(paths))):
+        place.mkdir()
+        for number, path in enumerate(paths[:count]):
+            (place / f"{number:05d}{Path(path).suffix}").symlink_to(Path(path).resolve())
+    counts = [len(list(place.iterdir())) for place in (few, many)]
+    image, around = {}, {}
+    for engine in ("loop", "ray"):
+        short, long = (seconds_with_models(engine, photos) for photos in (few, many))
+        image[engine] = round((long - short) / (counts[1] - counts[0]), 4)
+        around[engine] = round(short - counts[0] * image[engine], 1)
+    ratio = round(image["ray"] / image["loop"], 3)
+    return {"images": counts, "seconds": image, "around": around, "ray / loop": ratio}
+
+
 def make_photos(folder: Path, count: int) -> Path:
     """Write small images."""
     from PIL import Image
@@ -113,8 +146,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.work:
         return work(*args.work, args.seconds, args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(args, Path(folder))))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        real = args.data_root
+        result = measure_with_models(real, folder) if real else measure(args, folder)
+    print(json.dumps(result))
     return 0
 
 
