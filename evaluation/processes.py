@@ -211,6 +211,8 @@ def imap_forked(
         yield map(do, parts)
         return
     fork = multiprocessing.get_context("fork")
+    gc.collect()
+    gc.freeze()  # a collection would write to, and so copy, all the memory that is shared
     with ProcessPoolExecutor(workers, fork, _begin, (do,)) as pool:
         try:
             yield _completed(pool, parts, WAITING * workers)
@@ -240,7 +242,6 @@ def _begin(do: Callable[[Part], object]) -> None:
 
     global _do
     _do = do
-    gc.freeze()  # a collection would write to, and so copy, all the memory that is shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threadpool_limits(1)  # numpy's threads

@@ -27,28 +27,22 @@ class Interval(NamedTuple):
 def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval | None:
     """Return the mean of the values that are not None, with its 95% bootstrap interval.
 
-    None if there are no such values. The interval is the percentile bootstrap's.
-    Source: Efron, Tibshirani 1993, "An introduction to the bootstrap", chapter 13; by
-    scipy.stats.bootstrap.
+    None if there are no such values. The interval is the percentile bootstrap's, as that of
+    scipy.stats, which takes 50 MB and half a second to import.
+    Source: Efron, Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
-    from scipy.stats import bootstrap
-
     numbers = np.array([value for value in values if value is not None], np.float64)
     if not numbers.size:
         return None
-    mean = float(numbers.mean())
-    if numbers.size == 1:
-        return Interval(mean, mean, mean, 1)
-    found = bootstrap(
-        (numbers,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, RESAMPLED_TOGETHER // numbers.size),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = found.confidence_interval
-    return Interval(mean, float(low), float(high), numbers.size)
+    rng = np.random.default_rng(seed)
+    together = max(1, RESAMPLED_TOGETHER // numbers.size)
+    means: list[float] = []
+    while len(means) < RESAMPLES and numbers.size > 1:
+        count = min(together, RESAMPLES - len(means))
+        drawn = rng.integers(0, numbers.size, (count, numbers.size))
+        means += numbers[drawn].mean(axis=1).tolist()
+    low, high = np.percentile(means or numbers, [2.5, 97.5])
+    return Interval(float(numbers.mean()), float(low), float(high), numbers.size)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
