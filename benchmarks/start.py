@@ -75,7 +75,9 @@ def commands(photo: Path, folder: Path) -> dict[str, list[str]]:
     return {
         TORCH: ["-c", TORCH],
         "--help": ["pics.py", "--help"],
-        "encode": ["pics.py", "encode", str(photo.resolve()), file],  # before those that read it
+        # before those that read it
+        "encode": ["pics.py", "encode", str(photo.resolve()), file],
+        "encode --N 4": ["pics.py", "encode", str(photo.resolve()), f"{file}.4", "--N", "4"],
         "info": ["pics.py", "info", file],
         "decode": ["pics.py", "decode", file, str(folder / "photo.png")],
         "eval_PICS.py": [*evaluate, "--output", str(folder / "run")],
