@@ -16,7 +16,6 @@ worker MOST_TRIES times. Started again, a run does what has no row, and what fai
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocation import load_encoder
 from common.device import choose_device
-from common.files import complain, printable, say, write
+from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, Samples, load_sample, load_samples
 from diffusion.execution import check
@@ -39,14 +38,15 @@ from evaluation.cluster import (
 )
 from evaluation.evaluator import Evaluator, Outcome
 from evaluation.flags import encoder_config, row_of
-from evaluation.folder import compare_settings
+from evaluation.folder import refuse_others
 from evaluation.lock import locked
 from evaluation.processes import ProcessGroup, one_thread
 from evaluation.setup import check_kept, draws_together, load_baselines, load_metrics, settings_of
 from evaluation.timing import Stopwatch
 from metrics import is_per_image
 from presets import PresetError
-from reporting.cluster import DATA, clear, collect, columns_kept, finished
+from reporting.cluster import clear, collect, columns_kept, finished, remove_rows
+from reporting.output import DATA, Output, open_output
 from reporting.reading import NoRunError
 from shards import Member
 
@@ -181,13 +181,13 @@ def run(args: argparse.Namespace, method: str, load: Load) -> int:
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
     check_arguments(args, samples)
     encoder_config(args, method == "PICS")  # what contradicts is refused before Ray starts
-    folder = args.output.absolute() / f"{method}_{args.preset.name}_{samples.name}"
-    with locked(folder):
-        todo = prepare(args, method, samples, folder)
+    output = open_output(args.output, f"{method}_{args.preset.name}_{samples.name}")
+    with locked(output.folder):
+        todo = prepare(args, method, samples, output)
         if todo:
             with connected(args.address):
-                work(args, method, load, image_table(samples, todo), folder)
-        return finish(folder, samples.name, method)
+                work(args, method, load, image_table(samples, todo), output)
+        return finish(output, samples.name, method)
 
 
 def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
@@ -202,23 +202,25 @@ def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
         raise ValueError("--engine ray reads folders and tar shards, no data set of the hub")
 
 
-def prepare(args: argparse.Namespace, method: str, samples: Samples, folder: Path) -> list[int]:
-    """Make the run's folder ready; return the images that are to be done. Raises ValueError if it
-    holds a run with other settings.
+def prepare(args: argparse.Namespace, method: str, samples: Samples, output: Output) -> list[int]:
+    """Make the output ready; return the images that are to be done. Raises ValueError if it holds a
+    run with other settings.
     """
     settings = settings_of(args, method) | {"keep": args.keep}
+    before = None if args.overwrite else output.settings()
+    if before is not None:
+        refuse_others(output.name, before, settings)
+    output.check_folder(None if args.overwrite else settings)
     if args.overwrite:
-        shutil.rmtree(folder / DATA, ignore_errors=True)
-    else:
-        compare_settings(folder, settings)
-    clear(folder)
-    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
-    done = finished(folder)
+        remove_rows(output)
+    clear(output)
+    output.write_settings(settings)
+    done = finished(output)
     return [index for index, name in enumerate(samples.names) if name not in done]
 
 
 def work(
-    args: argparse.Namespace, method: str, load: Load, images: "pyarrow.Table", folder: Path
+    args: argparse.Namespace, method: str, load: Load, images: "pyarrow.Table", output: Output
 ) -> None:
     """Do images and write their rows. Raises RayError."""
     import ray
@@ -228,7 +230,13 @@ def work(
     rows = ray.data.from_arrow(blocks)
     rows = through_actors(rows, Worker, arguments, has_gpus(args.device))
     size = min(MOST_ROWS[args.keep], max(args.batch_size, len(images) // 100))
-    rows.write_parquet(str(folder / DATA), min_rows_per_file=size, ray_remote_args={"num_cpus": 0})
+    rows.write_parquet(
+        DATA,
+        filesystem=output.files,
+        try_create_dir=False,  # it is there, or needs not be
+        min_rows_per_file=size,
+        ray_remote_args={"num_cpus": 0},
+    )
 
 
 def batches(images: "pyarrow.Table", size: int) -> Iterator["pyarrow.Table"]:
@@ -237,10 +245,12 @@ def batches(images: "pyarrow.Table", size: int) -> Iterator["pyarrow.Table"]:
         yield images.slice(first, size)
 
 
-def finish(folder: Path, dataset: str, method: str) -> int:
+def finish(output: Output, dataset: str, method: str) -> int:
     """Write the report of what is done; return the exit status."""
-    summary = collect(folder, dataset, method)
+    summary = collect(output, dataset, method)
     for name, reason in summary["reasons"].items():
         complain(f"failed: {printable(name)}: {reason}")
+    if output.is_apart:
+        say(f"report of {output.name}: {output.folder / 'index.html'}")
     say(json.dumps(summary))
     return 1 if summary["failed"] else 0
