@@ -2,16 +2,19 @@
 
     python eval_PICS.py --data_root PHOTOS --engine ray
     python eval_PICS.py --data_root SHARED/PHOTOS --output SHARED/RUNS --engine ray --address auto
+    python eval_PICS.py --data_root SHARED/PHOTOS --output s3://BUCKET/RUNS --engine ray ...
     python report.py SHARED/RUNS/PICS_tiny_PHOTOS
 
-The run's folder and the images lie where all machines see them. The folder holds
+The run's folder and the images lie where all machines see them. The folder, or what a URI names in
+its place (`reporting/output.py`), holds
 
     data/*.parquet      what became of each image (`reporting/cluster.py`), some hundred in a file
     settings.json       as of every run; what was done with others is not gone on with
 
 and, when the run or report.py has ended, tables, averages, page, and the files of the images that
-the page shows. An image that cannot be done is a row with its reason, and so is one that killed its
-worker MOST_TRIES times. Started again, a run does what has no row, and what failed.
+the page shows; of a URI's run these lie in recon_examples/ of this machine. An image that cannot be
+done is a row with its reason, and so is one that killed its worker MOST_TRIES times. Started again,
+a run does what has no row, and what failed.
 """
 
 import argparse

@@ -7,9 +7,10 @@ not be done, or ""), line (of the log, `log.py`), and what --keep says, as bytes
 called as the endings of the files' names. What is read may be a stranger's.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PICTURES = ("_original.png", "_recon.png", "_sketch.png", "_sketch_recon.png", "_color.png")
 KINDS = (".pics", *PICTURES, RECORD)
 AT_A_TIME = 64  # rows, some of which hold pictures
+AT_ONCE = 16  # files whose ends are read: a store of objects takes its time for each
 
 
 def columns_kept(keep: str) -> Sequence[str]:
@@ -155,15 +157,21 @@ class Rows:
 
 def _whole_files(output: Output) -> list[str]:
     """Return the files of rows that were written to their end."""
+    files = _files(output)
+    with output.refusing(), ThreadPoolExecutor(AT_ONCE) as pool:
+        whole = list(pool.map(partial(_is_whole, output), files))
+    return list(compress(files, whole))
+
+
+def _is_whole(output: Output, path: str) -> bool:
+    """Return whether a file has its end, where a writer puts what it holds. Raises OSError."""
     from pyarrow import ArrowException, parquet
 
-    whole, files = [], _files(output)
-    with output.refusing():
-        for path in files:
-            with contextlib.suppress(ArrowException):
-                parquet.read_metadata(path, filesystem=output.files)
-                whole.append(path)
-    return whole
+    try:
+        parquet.read_metadata(path, filesystem=output.files)
+    except ArrowException:
+        return False
+    return True
 
 
 def _files(output: Output) -> list[str]:

@@ -18,7 +18,7 @@ import report
 from common.files import without_secrets
 from dataloaders import ImageError, load_sample
 from evaluation import cluster_run
-from reporting import output
+from reporting import output, write
 
 ray = pytest.importorskip("ray", reason="needs requirements-cluster.txt")
 pyarrow = pytest.importorskip("pyarrow", reason="needs requirements-cluster.txt")
@@ -186,6 +186,16 @@ def test_settings_of_a_stranger_are_checked(reports, tmp_path, capsys):
     assert report.main([(tmp_path / RUN).as_uri()]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 4 and all("settings.json: " in line for line in errors)
+
+
+def test_the_command_on_the_page_has_no_secrets(monkeypatch):
+    uri = f"s3://key:{SECRET}@bucket/x?region={SECRET}"
+    argv = ["eval_PICS.py", "--output", uri, f"--output={uri}", "--prompt", "a=b://c@d"]
+    monkeypatch.setattr("sys.argv", argv)
+    expected = (
+        "python eval_PICS.py --output s3://bucket/x --output=s3://bucket/x --prompt a=b://c@d"
+    )
+    assert write.made_by()["command"] == expected
 
 
 def test_names_without_secrets():
