@@ -35,7 +35,7 @@ from dataloaders import ImageError, load_sample, load_samples
 from diffusion.execution import PLAIN, check
 from evaluation.cluster import add_engine_flags
 from evaluation.conversion import FAILURES, SPEAKING, Conversion, Job, Made, converting, file_digest
-from evaluation.edit_flags import EDITS, add_edit_flags, asked_for
+from evaluation.edit_flags import EDITS, add_edit_flags, asked_for, local
 from evaluation.flags import (
     DEVICE_HELP,
     LAM_SKETCH_HELP,
@@ -63,16 +63,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     encode = commands.add_parser("encode", help="compress an image or a folder of images")
-    encode.add_argument("photo", type=Path, help="an image, or a folder of images")
-    encode.add_argument("file", type=Path, help="the .pics file to write, or a folder for them")
+    encode.add_argument("photo", type=local, help="an image, or a folder of images")
+    encode.add_argument("file", type=local, help="the .pics file to write, or a folder for them")
     encode.add_argument("--preset", type=preset, default="tiny", help=PRESET_HELP)
     encode.add_argument("--lam_sketch", type=rate, help=LAM_SKETCH_HELP)
     add_encoding_flags(encode)
     decode = commands.add_parser(
         "decode", help="reconstruct the image of a file or of a folder of files"
     )
-    decode.add_argument("file", type=Path, help="a .pics file, or a folder of them")
-    decode.add_argument("photo", type=Path, help="the PNG file to write, or a folder for them")
+    decode.add_argument("file", type=local, help="a .pics file, or a folder of them")
+    decode.add_argument("photo", type=local, help="the PNG file to write, or a folder for them")
     decode.add_argument(
         "--preset", type=preset, help="models to decode with (default: those that wrote the file)"
     )

@@ -3,6 +3,7 @@
     python report.py recon_examples/PICS_tiny_kodak     # write its page again
     python report.py RUN RUN ...                        # compare runs
     python report.py RUN                                # tables and page of one with --engine ray
+    python report.py s3://bucket/runs/RUN               # the same in recon_examples/RUN
 
 One run: index.html in its folder, self-contained. Several: a folder (--output) with a page that
 shows the same images side by side, a rate-distortion curve for each metric (PNG for light and dark
@@ -19,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.files import complain, printable, say, write
+from common.files import complain, folder_or_uri, printable, say, write
 
 if TYPE_CHECKING:
     from reporting.runs import RunResult
@@ -33,9 +34,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     flags.add_argument(
         "runs",
         nargs="+",
-        type=Path,
+        type=folder_or_uri,
         metavar="RUN",
-        help="folder of a run of eval_PIC.py or eval_PICS.py",
+        help="folder of a run of eval_PIC.py or eval_PICS.py, or URI of one with --engine ray, "
+        "whose report is made in recon_examples",
     )
     flags.add_argument(
         "--output",
@@ -51,11 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     Return 0 if it is done, 1 if it cannot be written, 2 for what is no run, 130 after Ctrl-C.
     """
     args = parse_args(argv)
+    from reporting.output import OutputError
     from reporting.reading import NoRunError
 
     try:
-        page = write_page(args.runs, args.output)
-    except NoRunError as error:
+        page = write_page([report_folder(run) for run in args.runs], args.output)
+    except (NoRunError, OutputError) as error:
         complain(f"error: {error}")
         return 2
     except OSError as error:
@@ -68,16 +71,28 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def report_folder(run: Path | str) -> Path:
+    """Return the folder of a run's report, which for a run with --engine ray is made.
+
+    Raises NoRunError, OutputError, OSError.
+    """
+    from reporting.cluster import collect, is_cluster_run
+    from reporting.output import open_output
+
+    if isinstance(run, Path) and not is_cluster_run(run):
+        return run
+    output = open_output(run)
+    collect(output)
+    return run if isinstance(run, Path) else output.folder
+
+
 def write_page(folders: list[Path], output: Path | None) -> Path:
     """Write the page and return its path. Raises NoRunError, OSError."""
-    from reporting.cluster import collect, is_cluster_run
     from reporting.curves import compare
     from reporting.page import run_page
     from reporting.reading import NoRunError
     from reporting.runs import read_run
 
-    for folder in filter(is_cluster_run, folders):
-        collect(folder)
     runs = [read_run(folder) for folder in folders]
     if len(runs) == 1:
         page = folders[0] / "index.html"

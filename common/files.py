@@ -6,6 +6,7 @@ write(Path("copy.png"), png(load_image("photo.jpg")))
 import io
 import json
 import os
+import re
 import sys
 import unicodedata
 import warnings
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 ROOT = Path(__file__).resolve().parent.parent  # the project's folder
+OUTPUT = ROOT / "recon_examples"  # in which runs make their folders
 MAX_NAME_BYTES = 200  # leaves space for "_sketch_recon.png" in a file system's 255
 MAX_SOURCE_SIDE = 65535  # pixels of an image, as in bitstream.py
 MAX_PIXELS = 40_000_000  # of an image; to decode so many takes up to some 700 MB
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Pillow has more readers, and some of them start other programs (EPS). Only these may open a file.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")
 
@@ -234,6 +237,22 @@ def file_name(name: str) -> str:
     composed = unicodedata.normalize("NFC", name)  # some file systems compose, and some do not
     shown = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in composed)
     return shown.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def folder_or_uri(text: str) -> Path | str:
+    """Return a folder's path; a URI, such as s3://bucket/runs, as it is."""
+    return text if URI.match(text) else Path(text)
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI without user, password and query, also where their characters are not escaped as
+    they should be.
+    """
+    scheme, mark, rest = uri.partition("://")
+    place, _, query = rest.partition("?")
+    if "@" in query:  # which may end a password
+        place = "..."
+    return scheme + mark + place.rpartition("@")[2]
 
 
 def printable(text: str | os.PathLike) -> str:

@@ -2,22 +2,24 @@
 
     python eval_PICS.py --data_root PHOTOS --engine ray
     python eval_PICS.py --data_root SHARED/PHOTOS --output SHARED/RUNS --engine ray --address auto
+    python eval_PICS.py --data_root SHARED/PHOTOS --output s3://BUCKET/RUNS --engine ray ...
     python report.py SHARED/RUNS/PICS_tiny_PHOTOS
 
-The run's folder and the images lie where all machines see them. The folder holds
+The run's folder and the images lie where all machines see them. The folder, or what a URI names in
+its place (`reporting/output.py`), holds
 
     data/*.parquet      what became of each image (`reporting/cluster.py`), some hundred in a file
     settings.json       as of every run; what was done with others is not gone on with
 
 and, when the run or report.py has ended, tables, averages, page, and the files of the images that
-the page shows. An image that cannot be done is a row with its reason, and so is one that killed its
-worker MOST_TRIES times. Started again, a run does what has no row, and what failed.
+the page shows; of a URI's run these lie in recon_examples/ of this machine. An image that cannot be
+done is a row with its reason, and so is one that killed its worker MOST_TRIES times. Started again,
+a run does what has no row, and what failed.
 """
 
 import argparse
 import asyncio
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocation import load_encoder
 from common.device import choose_device
-from common.files import complain, printable, say, write
+from common.files import complain, printable, say
 from common.weights import UnavailableError
 from dataloaders import ImageError, Sample, Samples, load_sample, load_samples
 from diffusion.execution import check
@@ -43,7 +45,7 @@ from evaluation.cluster import (
 )
 from evaluation.evaluator import Evaluator, Outcome
 from evaluation.flags import encoder_config, row_of
-from evaluation.folder import compare_settings
+from evaluation.folder import refuse_others
 from evaluation.lock import locked
 from evaluation.overlap import do_in_turns, overlap_pool
 from evaluation.processes import ProcessGroup, one_thread
@@ -58,7 +60,8 @@ from evaluation.setup import (
 from evaluation.timing import Stopwatch
 from metrics import is_per_image
 from presets import PresetError
-from reporting.cluster import DATA, clear, collect, columns_kept, finished
+from reporting.cluster import clear, collect, columns_kept, finished, remove_rows
+from reporting.output import DATA, Output, open_output
 from reporting.reading import NoRunError
 from shards import Member
 
@@ -228,13 +231,13 @@ def run(args: argparse.Namespace, method: str, load: Load) -> int:
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
     check_arguments(args, samples)
     encoder_config(args, method == "PICS")  # what contradicts is refused before Ray starts
-    folder = args.output.absolute() / f"{method}_{args.preset.name}_{samples.name}"
-    with locked(folder):
-        todo = prepare(args, method, samples, folder)
+    output = open_output(args.output, f"{method}_{args.preset.name}_{samples.name}")
+    with locked(output.folder):
+        todo = prepare(args, method, samples, output)
         if todo:
             with connected(args.address):
-                work(args, method, load, image_table(samples, todo), folder)
-        return finish(folder, samples.name, method)
+                work(args, method, load, image_table(samples, todo), output)
+        return finish(output, samples.name, method)
 
 
 def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
@@ -249,23 +252,25 @@ def check_arguments(args: argparse.Namespace, samples: Samples) -> None:
         raise ValueError("--engine ray reads folders and tar shards, no data set of the hub")
 
 
-def prepare(args: argparse.Namespace, method: str, samples: Samples, folder: Path) -> list[int]:
-    """Make the run's folder ready; return the images that are to be done. Raises ValueError if it
-    holds a run with other settings.
+def prepare(args: argparse.Namespace, method: str, samples: Samples, output: Output) -> list[int]:
+    """Make the output ready; return the images that are to be done. Raises ValueError if it holds a
+    run with other settings.
     """
     settings = settings_of(args, method) | {"keep": args.keep}
+    before = None if args.overwrite else output.settings()
+    if before is not None:
+        refuse_others(output.name, before, settings)
+    output.check_folder(None if args.overwrite else settings)
     if args.overwrite:
-        shutil.rmtree(folder / DATA, ignore_errors=True)
-    else:
-        compare_settings(folder, settings)
-    clear(folder)
-    write(folder / "settings.json", json.dumps(settings, indent=1).encode())
-    done = finished(folder)
+        remove_rows(output)
+    clear(output)
+    output.write_settings(settings)
+    done = finished(output)
     return [index for index, name in enumerate(samples.names) if name not in done]
 
 
 def work(
-    args: argparse.Namespace, method: str, load: Load, images: "pyarrow.Table", folder: Path
+    args: argparse.Namespace, method: str, load: Load, images: "pyarrow.Table", output: Output
 ) -> None:
     """Do images and write their rows. Raises RayError."""
     import ray
@@ -275,7 +280,13 @@ def work(
     arguments = (load, args, method, tries())
     rows = through_actors(rows, GpuWorker if gpu else Worker, arguments, gpu, args.batch_size)
     size = min(MOST_ROWS[args.keep], max(args.batch_size, len(images) // 100))
-    rows.write_parquet(str(folder / DATA), min_rows_per_file=size, ray_remote_args={"num_cpus": 0})
+    rows.write_parquet(
+        DATA,
+        filesystem=output.files,
+        try_create_dir=False,  # it is there, or needs not be
+        min_rows_per_file=size,
+        ray_remote_args={"num_cpus": 0},
+    )
 
 
 def blocks_of(
@@ -287,10 +298,12 @@ def blocks_of(
         yield images.slice(first, size)
 
 
-def finish(folder: Path, dataset: str, method: str) -> int:
+def finish(output: Output, dataset: str, method: str) -> int:
     """Write the report of what is done; return the exit status."""
-    summary = collect(folder, dataset, method)
+    summary = collect(output, dataset, method)
     for name, reason in summary["reasons"].items():
         complain(f"failed: {printable(name)}: {reason}")
+    if output.is_apart:
+        say(f"report of {output.name}: {output.folder / 'index.html'}")
     say(json.dumps(summary))
     return 1 if summary["failed"] else 0

@@ -1,4 +1,4 @@
-"""The flags of `pics.py edit`.
+"""The flags of `pics.py edit`, and how paths of pics.py are parsed.
 
 add_edit_flags(parser)
 """
@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from bitstream import LAYERS, MAX_SEED
+from common.files import URI
 from evaluation.flags import DEVICE_HELP, preset, rate, utf8
 
 EDITED = ("prompt", "sketch", "color", "seed")  # what `pics.py edit` changes
@@ -42,6 +43,13 @@ def add_edit_flags(flags: argparse.ArgumentParser) -> None:
 def asked_for(args: argparse.Namespace) -> bool:
     """Return whether any edit was asked for."""
     return bool(args.drop) or any(getattr(args, name) is not None for name in EDITED)
+
+
+def local(text: str) -> Path:
+    """Parse the path of a file or folder."""
+    if URI.match(text):
+        raise argparse.ArgumentTypeError("a URI: name a file or a folder")
+    return Path(text)
 
 
 def seed(text: str) -> int:

@@ -7,13 +7,12 @@ config = encoder_config(flags.parse_args(), sketch=True)
 import argparse
 import dataclasses
 import math
-from pathlib import Path
 
 from allocation.config import BudgetConfig
 from allocation.table import LEAST_BYTES
 from bitstream import MAX_FILE_BYTES
 from codec import EncoderConfig
-from common.files import ROOT
+from common.files import OUTPUT, folder_or_uri
 from dataloaders import DATASETS
 from diffusion.candidates import LOSSES
 from diffusion.execution import ATTENTIONS, MEMORIES, Execution
@@ -22,7 +21,6 @@ from models_ntc.bundled import BASE_FROM
 from presets import PRESETS, Preset, PresetError, get_preset
 from prompt_inversion.options import SEARCHES, SOURCES, PromptOptions
 
-OUTPUT = ROOT / "recon_examples"
 KID_SUBSETS = {"CLIC2020": 100, "Kodak": 10}  # in the paper's scripts/KID.sh; else PAPER_KID_SUBSET
 PRESET_HELP = f"{', '.join(PRESETS)}, or a folder with preset.json (default: tiny)"
 DRAWS = ("alone", "together")
@@ -83,7 +81,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="image formats to compare with at the same size: avif,webp",
     )
     add("--batch_size", type=positive, default=8, help="number of images that are encoded together")
-    add("--output", type=Path, default=OUTPUT, help="folder in which the run's folder is made")
+    add(
+        "--output",
+        type=folder_or_uri,
+        default=OUTPUT,
+        help="folder in which the run's folder is made; with --engine ray also a URI, such as "
+        "s3://bucket/runs",
+    )
     add(
         "--keep",
         default="all",

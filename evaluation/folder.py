@@ -91,10 +91,15 @@ def compare_settings(folder: Path, settings: dict) -> None:
     """Raise ValueError if `folder` holds a run with other settings."""
     if not os.path.lexists(folder / "settings.json"):
         return
-    differing = differences(read_settings(folder), settings)
+    refuse_others(printable(folder), read_settings(folder), settings)
+
+
+def refuse_others(where: str, before: dict, settings: dict) -> None:
+    """Raise ValueError if settings differ from those of the run that is there."""
+    differing = differences(before, settings)
     if differing:
         raise ValueError(
-            f"{printable(folder)} holds a run with other settings ({differing}): "
+            f"{where} holds a run with other settings ({differing}): "
             "add --overwrite to do it again, or --output for another place"
         )
 

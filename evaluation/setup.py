@@ -12,7 +12,7 @@ import numpy as np
 
 from allocation import load_encoder
 from codec import Encoder
-from common.files import complain
+from common.files import complain, printable, without_secrets
 from common.weights import UnavailableError
 from dataloaders import Samples, load_samples
 from diffusion.execution import Execution, check
@@ -52,6 +52,9 @@ def prepare(args: argparse.Namespace, method: str, held: contextlib.ExitStack) -
     Raises ValueError, PresetError, UnavailableError, OSError (LockError: another run has the
     folder).
     """
+    if isinstance(args.output, str):
+        where = printable(without_secrets(args.output))
+        raise ValueError(f"--output {where}: a URI needs --engine ray; name a folder")
     samples = load_samples(args.data_root, args.dataset, args.preset.short_side)
     check_kept(args, samples.names)
     reference = load_reference(args, len(samples))

@@ -18,7 +18,7 @@ class NoRunError(ValueError):
     """A folder or file is not what a run writes; the message is one line that names it."""
 
 
-def no_run(path: Path, error: object) -> NoRunError:
+def no_run(path: Path | str, error: object) -> NoRunError:
     """Return the error of a file, with the reason on one line."""
     reason = "too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
     return NoRunError(f"{printable(path)}: {printable(reason[:200])}")
@@ -54,7 +54,11 @@ def read_object(path: Path, schema: Check, most: int, missing: dict | None = Non
     """
     if missing is not None and not os.path.lexists(path):
         return missing
-    content = read_regular(path, most)
+    return object_in(read_regular(path, most), path, schema)
+
+
+def object_in(content: bytes, path: Path | str, schema: Check) -> dict:
+    """Return the JSON object of a file's content. Raises NoRunError unless it passes a check."""
     try:
         value = json.loads(content)
         schema(value)

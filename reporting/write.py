@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 
-from common.files import ROOT, write, write_parts
+from common.files import ROOT, URI, without_secrets, write, write_parts
 from metrics import SetValue
 from reporting.averages import Averages
 from reporting.log import Entries
@@ -141,11 +141,19 @@ def made_by() -> dict:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join(["python", Path(sys.argv[0]).name, *map(_shown, sys.argv[1:])])
     return {
         "command": command.encode(errors="surrogateescape").decode(errors="replace"),
         "versions": {name: number for name, number in versions.items() if number},
     }
+
+
+def _shown(argument: str) -> str:
+    """Return an argument of the command line; a URI without its secrets."""
+    flag, mark, value = "", "", argument
+    if argument.startswith("-"):
+        flag, mark, value = argument.partition("=")
+    return flag + mark + without_secrets(value) if URI.match(value) else argument
 
 
 def _commit() -> str:

@@ -25,6 +25,7 @@ import report
 from dataloaders import Samples
 from evaluation import cluster_run, setup
 from reporting import cluster
+from reporting.output import open_output
 from reporting.rows import COSTS
 from shards import HubRow
 
@@ -163,8 +164,9 @@ def test_files_that_were_not_written_to_their_end_are_passed_over(tmp_path):
     parquet.write_table(pyarrow.table(row), tmp_path / "data" / "whole.parquet")
     whole = (tmp_path / "data" / "whole.parquet").read_bytes()
     (tmp_path / "data" / "half.parquet").write_bytes(whole[: len(whole) // 2])
-    assert cluster.finished(tmp_path) == {"a"}
-    cluster.clear(tmp_path)
+    output = open_output(tmp_path)
+    assert cluster.finished(output) == {"a"}
+    cluster.clear(output)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole.parquet"]
 
 
