@@ -45,10 +45,10 @@ import contextlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 
 import numpy as np
 
@@ -59,7 +59,7 @@ from evaluation.ahead import read_ahead
 from evaluation.evaluator import Outcome
 from evaluation.overlap import imap_overlapped
 from evaluation.processes import imap_forked, is_rank_0
-from evaluation.progress import Progress
+from evaluation.progress import Progress, Reports
 from evaluation.setup import Run, prepare
 from metrics import SetValue, is_per_image
 from presets import PresetError
@@ -134,10 +134,9 @@ def work(run: Run, batch_size: int) -> None:
 def show(run: Run, batches: Iterator[int], parts: Sequence[Sequence[int]]) -> None:
     """Show and report what is done, until all processes are through."""
     others = [log_path(run.folder, run.start, rank) for rank in range(1, run.group.size)]
-    report = partial(report_so_far, run)
-    progress = Progress(len(run.samples), len(run.todo), LogFollower(others), report)
+    reports = Reports(report_command(run))
     begun = time.perf_counter()
-    with contextlib.closing(progress.bar):
+    with Progress(len(run.samples), len(run.todo), LogFollower(others), reports) as progress:
         for number, images in enumerate(batches):
             progress.take(images)
             if run.slow and number == 0:
@@ -190,10 +189,10 @@ def split(images: Sequence[int], batch_size: int, workers: int) -> list[Sequence
 # ---- after the last image
 
 
-def report_so_far(run: Run) -> dict:
-    """Write the report of what is done, without metrics of sets; return the summary."""
-    entries = scan(run.folder, run.samples.names)
-    return write_report(entries, run.samples.name, run.method)
+def report_command(run: Run) -> list[str]:
+    """Return the command that writes the report of what is done by then."""
+    command = [sys.executable, "-m", "reporting.so_far", str(run.folder.absolute())]
+    return [*command, run.samples.name, run.method, *sys.argv]
 
 
 def finish(run: Run, stopped: bool = False) -> int:

@@ -1,15 +1,16 @@
 """What rank 0 shows and writes of a whole run while it goes on: a bar, and reports.
 
-progress = Progress(names, todo, LogFollower(logs_of_the_others), report)
-progress.take(3)                # images that this process has just ended
-progress.watch()                # wait for the other processes
+with Progress(images, todo, LogFollower(logs_of_the_others), Reports(command)) as progress:
+    progress.take(3)            # images that this process has just ended
+    progress.watch()            # wait for the other processes
 """
 
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from common.files import complain
+from common.files import ROOT, complain
 from evaluation.processes import pace
 from reporting.log import LogFollower
 
@@ -19,26 +20,56 @@ REPORT_SECONDS = 300  # between two reports at least
 REPORT_TIMES = 20
 
 
+class Reports:
+    """Starts a report now and then, by a process beside the run.
+
+    command: which makes one.
+    """
+
+    def __init__(self, command: Sequence[str]):
+        self.command = command
+        self.process: subprocess.Popen | None = None
+        self.begun, self.next = 0.0, time.monotonic() + REPORT_SECONDS
+
+    def look(self) -> None:
+        """Start a report if it is time for one."""
+        now = time.monotonic()
+        if self.process and self.process.poll() is not None:
+            self.process = None
+            self.next = now + max(REPORT_SECONDS, REPORT_TIMES * (now - self.begun))
+        if self.process is None and now >= self.next:
+            self.begun = now
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self.process = subprocess.Popen(self.command, cwd=ROOT, **quiet)
+
+    def end(self) -> None:
+        """Wait for the report that is being made."""
+        if self.process:
+            self.process.wait()
+
+
 class Progress:
     """Counts the images of all processes."""
 
-    def __init__(self, images: int, todo: int, others: LogFollower, report: Callable[[], object]):
+    def __init__(self, images: int, todo: int, others: LogFollower, reports: Reports):
         from tqdm import tqdm
 
-        self.waiting, self.others, self.report = todo, others, report
+        self.waiting, self.others, self.reports = todo, others, reports
         self.bar = tqdm(total=images, initial=images - todo, unit="image")
-        self.next_report = time.monotonic() + REPORT_SECONDS
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.reports.end()
 
     def take(self, ended: int) -> None:
         """Count images that ended here, and those that did elsewhere; report now and then."""
         ended += self.others.count()
         self.waiting -= ended
         self.bar.update(ended)
-        begun = time.monotonic()
-        if begun >= self.next_report:
-            self.report()
-            now = time.monotonic()
-            self.next_report = now + max(REPORT_SECONDS, REPORT_TIMES * (now - begun))
+        self.reports.look()
 
     def tell_pace(self, seconds: float, images: int) -> None:
         """Say how long an image takes, as measured on the first batch."""

@@ -25,6 +25,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from common.compact import Strings
 from common.files import complain, write_parts
 from reporting.reading import NoRunError, no_run, open_regular
 from reporting.records import MAX_RECORD_BYTES, SCHEMA
@@ -190,13 +191,8 @@ class Entries:
     def add(self, path: Path) -> None:
         """Read a log. Raises NoRunError if it is no regular file, OSError."""
         self.paths.append(path)
-        offset = 0
-        with open_regular(path, MAX_LOG_BYTES) as file:
-            for line in iter(partial(file.readline, MAX_RECORD_BYTES), b""):
-                entry = entry_in(line)
-                if entry is not None:
-                    self._set(entry, offset)
-                offset += len(line)
+        for entry, offset in entries_of(path):
+            self._set(entry, offset)
 
     def _set(self, entry: dict, offset: int) -> None:
         number = self.number_of(entry)
@@ -244,6 +240,31 @@ class Entries:
             entry = entry_in(line) or {}
             reasons[entry["name"]] = str(entry["failed"])
         return reasons
+
+
+def entries_of(path: Path) -> Iterator[tuple[dict, int]]:
+    """Yield the entries of a log and where their lines begin. Raises NoRunError if it is no regular
+    file, OSError.
+    """
+    offset = 0
+    with open_regular(path, MAX_LOG_BYTES) as file:
+        for line in iter(partial(file.readline, MAX_RECORD_BYTES), b""):
+            entry = entry_in(line)
+            if entry is not None:
+                yield entry, offset
+            offset += len(line)
+
+
+def names_in(folder: Path) -> Strings:
+    """Return the names of the images that the logs of a run speak of, in the order of the data set.
+
+    Raises as `entries_of`.
+    """
+    places: dict[str, int] = {}
+    for _, _, path in logs_of(folder):
+        for entry, _ in entries_of(path):
+            places[entry["name"]] = entry["index"]
+    return Strings(sorted(places, key=lambda name: (places[name], name)))
 
 
 def scan(folder: Path, names: Sequence[str]) -> Entries:

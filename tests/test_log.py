@@ -38,6 +38,7 @@ def test_what_a_later_start_says_counts(tmp_path):
     entries = scan(tmp_path, NAMES)
     assert entries.state.tolist() == [DONE, FAILED, MISSING, DONE]
     assert entries.failures() == {"b": "broken"}
+    assert list(log.names_in(tmp_path)) == ["a", "b", "d"]
     merge(entries)
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
     assert [record["name"] for _, record in scan(tmp_path, NAMES).records()] == ["a", "d"]

@@ -259,6 +259,7 @@ def test_results_are_there_as_it_goes(monkeypatch, photos, tmp_path):
         rows = len(table.read_bytes().splitlines()) - 1 if table.exists() else 0
         seen.append([sum("failed" not in entry_in(line) for line in lines), rows])
         take(self, ended)
+        assert self.reports.process.wait() == 0
 
     monkeypatch.setattr(Progress, "take", watched)
     monkeypatch.setattr(progress, "REPORT_SECONDS", 0)

@@ -133,8 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as name:
         os.environ["RAY_TMPDIR"] = name  # a short path: it holds sockets
         places = copied(args.data_root, args.limit, Path(name))
+        Path(name, "runs").mkdir()
         for way, do in ways(*places).items():
-            began, output = time.monotonic(), Path(name, way.replace(" ", "_"))
+            began, output = time.monotonic(), Path(name, "runs", way.replace(" ", "_"))
             do(output)
             found = results(output)
             expected = expected or found
