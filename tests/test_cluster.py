@@ -3,21 +3,15 @@
 python -m pytest tests/test_cluster.py
 """
 
-import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
-import threading
-import time
-from pathlib import Path
 
 import pytest
 from helpers import stub_run
-from helpers.stub_run import BAD
+from helpers.ray_runs import ROOT, images_in, ray_environment, results
 from PIL import Image
 
 import pics
@@ -26,39 +20,23 @@ from dataloaders import Samples
 from evaluation import cluster_run, setup
 from reporting import cluster
 from reporting.output import open_output
-from reporting.rows import COSTS
 from shards import HubRow
 
 ray = pytest.importorskip("ray", reason="needs requirements-cluster.txt")
 pyarrow = pytest.importorskip("pyarrow", reason="needs requirements-cluster.txt")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs requirements-cluster.txt")
-ROOT = Path(__file__).parent.parent
 GREEN = (0, 255, 0)
 
 
 @pytest.fixture(scope="module")
 def environment():
-    """Actors find our modules; nothing is reported to anybody."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("RAY_worker_niceness", "0")  # nodes are started before the driver
-        with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-            patch.setenv("RAY_TMPDIR", folder)  # a short path: it holds sockets
-            yield
+    with ray_environment():
+        yield
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Ten pictures: one has no contents, one cannot be encoded."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    for i in range(10):
-        color = BAD if i == 2 else (10 * i, 20, 30)
-        Image.new("RGB", (96, 64), color).save(folder / f"p{i}.png")
-    (folder / "p5.png").write_bytes(b"not a picture")
-    return folder
+    return images_in(tmp_path_factory.mktemp("data") / "photos")
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +47,6 @@ def looped(photos, tmp_path_factory):
         stub_run.stub(patch.setattr)
         assert stub_run.run(photos, output) == 1
     return results(output)
-
-
-def results(output):
-    """Streams, pictures, rows and means of a run."""
-    (folder,) = output.iterdir()
-    summary = json.loads((folder / "summary.json").read_text())
-    found = {path.name: path.read_bytes() for path in folder.glob("p*.p*")}
-    rows = csv.DictReader((folder / "results.csv").read_text().splitlines())
-    found["rows"] = [
-        {name: cell for name, cell in row.items() if not name.startswith(COSTS)} for row in rows
-    ]
-    wanted = ("mean", "intervals", "failed", "images")
-    return found | {name: summary[name] for name in wanted} | {"reasons": summary["reasons"]}
 
 
 def test_a_local_ray_gives_the_results_of_the_loop(environment, photos, looped, tmp_path, capsys):
@@ -192,33 +157,6 @@ def test_what_the_loop_alone_can_do_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_three_nodes_one_is_killed_on_the_way(environment, photos, tmp_path, monkeypatch):
-    """From tar shards, too: the results are those of the loop in one process."""
-    from helpers import stub_cluster
-    from ray.cluster_utils import Cluster
-
-    pytest.importorskip("webdataset", reason="needs requirements-shards.txt")
-    shards = shards_of(photos, tmp_path / "shards", 60)
-    stub_run.stub(monkeypatch.setattr)
-    assert stub_run.run(shards, tmp_path / "loop") == 1
-    monkeypatch.setenv("STUB_PAUSE_S", "0.5")  # long enough for actors on all nodes
-    monkeypatch.setenv("STUB_SEEN", str(tmp_path / "at"))
-    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
-        victim = threading.Thread(target=kill_when_busy, args=(machines, nodes[0], tmp_path / "at"))
-        victim.start()
-        more = ("--batch_size", "2", "--address", machines.address)
-        assert stub_cluster.run(shards, tmp_path / "ray", *more) == 1
-        victim.join()
-    finally:
-        machines.shutdown()
-    seen = (tmp_path / "at").read_text().split()
-    assert len(set(seen)) == 3  # all nodes worked
-    assert results(tmp_path / "ray") == results(tmp_path / "loop")
-
-
-@pytest.mark.slow
 def test_folders_are_encoded_and_decoded_as_without(environment, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -242,24 +180,3 @@ def folder_contents(folder):
     """{name: bytes}, the lines of what is done in any order."""
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     return {name: sorted(content.splitlines()) for name, content in found.items()}
-
-
-def shards_of(photos, folder, count):
-    """Three tar shards with `count` images."""
-    folder.mkdir()
-    paths = sorted(photos.iterdir())
-    for shard in range(3):
-        with tarfile.open(folder / f"photos-{shard}.tar", "w") as archive:
-            for number in range(shard, count, 3):
-                archive.add(paths[number % len(paths)], f"p{number:03d}.png")
-    return folder
-
-
-def kill_when_busy(machines, node, log):
-    """Kill a node when all three have done something."""
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        if log.exists() and len(set(log.read_text().split())) == 3:
-            break
-        time.sleep(0.1)
-    machines.remove_node(node, allow_graceful=False)
