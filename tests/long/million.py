@@ -6,10 +6,11 @@
 eval_PICS.py reads small images from tar shards of a thousand, with stubs in place of the models and
 two workers. One run is unbroken, another is killed again and again; both must end with the same
 results, nothing lost and nothing twice. Figures: milliseconds an image, by the clock and of CPU, in
-the first and in the last hundredth, memory and open files of all processes there, seconds from a
-start until the first new record after each kill, bytes on the disk. Progress goes to stderr; the
-last line on stdout is JSON; exit status 1 if results differ, the last hundredth took over 1.1 times
-the CPU of the first, or memory grew by over a tenth. Linux only.
+the first and in the last hundredth, memory and open files of the run's processes there, the most
+memory of a process that makes a report beside them, seconds from a start until the first new record
+after each kill, bytes on the disk. Progress goes to stderr; the last line on stdout is JSON; exit
+status 1 if results differ, the last hundredth took over 1.1 times the CPU of the first, or memory
+grew by over a tenth. Linux only.
 """
 
 import argparse
@@ -42,6 +43,7 @@ class Moment(NamedTuple):
     cpu: float  # seconds of all its processes, from their start
     mebibytes: float  # resident, of all its processes; pages that they share count once
     files: int  # open
+    report: float  # mebibytes of a process that makes a report; 0: there is none
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -127,23 +129,27 @@ def watch(run: subprocess.Popen, output: Path, stop_at: int | None) -> list[Mome
     return moments
 
 
-def held(pid: int) -> tuple[float, float, int]:
+def held(pid: int) -> tuple[float, float, int, float]:
     """Return the seconds of CPU, the proportional memory, MiB, and the open files of a process and
-    its children.
+    its workers, and the memory of a process that makes a report, which comes and goes.
     """
     import psutil
 
-    cpu, memory, files = 0.0, 0.0, 0
+    cpu, memory, files, report = 0.0, 0.0, 0, 0.0
     try:
         process = psutil.Process(pid)
         for each in (process, *process.children()):
+            own = each.memory_full_info().pss / (1 << 20)
+            if "reporting.so_far" in each.cmdline():
+                report = own
+                continue
             times = each.cpu_times()
             cpu += times.user + times.system
-            memory += each.memory_full_info().pss / (1 << 20)
+            memory += own
             files += each.num_fds()
     except psutil.Error:  # it has just ended
         pass
-    return cpu, memory, files
+    return cpu, memory, files, report
 
 
 def part(moments: list[Moment], first: int, last: int) -> dict:
@@ -216,6 +222,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     result["seconds"] = round(time.monotonic() - began)
     result["start_seconds"] = first_record(moments)
     whole = args.images
+    result["report_mebibytes"] = round(max(moment.report for moment in moments))
     result["first"] = part(moments, 1, hundredth)
     result["last"] = part(moments, whole - hundredth, whole)
     print(json.dumps(result), file=sys.stderr)
