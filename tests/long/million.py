@@ -41,7 +41,7 @@ class Moment(NamedTuple):
     seconds: float
     done: int  # lines of its logs
     cpu: float  # seconds of all its processes, from their start
-    mebibytes: float  # resident, of all its processes; pages that they share count once
+    mebibytes: float  # of its processes, without files; pages that they share count once
     files: int  # open
     report: float  # mebibytes of a process that makes a report; 0: there is none
 
@@ -130,8 +130,8 @@ def watch(run: subprocess.Popen, output: Path, stop_at: int | None) -> list[Mome
 
 
 def held(pid: int) -> tuple[float, float, int, float]:
-    """Return the seconds of CPU, the proportional memory, MiB, and the open files of a process and
-    its workers, and the memory of a process that makes a report, which comes and goes.
+    """Return the seconds of CPU, the memory, MiB, and the open files of a process and its workers,
+    and the memory of a process that makes a report, which comes and goes.
     """
     import psutil
 
@@ -139,7 +139,7 @@ def held(pid: int) -> tuple[float, float, int, float]:
     try:
         process = psutil.Process(pid)
         for each in (process, *process.children()):
-            own = each.memory_full_info().pss / (1 << 20)
+            own = anonymous(each.pid)
             if "reporting.so_far" in each.cmdline():
                 report = own
                 continue
@@ -147,9 +147,20 @@ def held(pid: int) -> tuple[float, float, int, float]:
             cpu += times.user + times.system
             memory += own
             files += each.num_fds()
-    except psutil.Error:  # it has just ended
+    except (psutil.Error, OSError):  # it has just ended
         pass
     return cpu, memory, files, report
+
+
+def anonymous(pid: int) -> float:
+    """Return the memory of a process that is of no file, MiB; pages that it shares count in part.
+
+    What of a library's file counts depends on which other programs have it open.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"no memory of process {pid}")
 
 
 def part(moments: list[Moment], first: int, last: int) -> dict:
