@@ -156,15 +156,10 @@ class BudgetEncoder(Encoder):
         """Return each image's best layers of those tried, by the loss of the first candidate."""
         jobs = []
         for image, choices in zip(images, tried, strict=True):
-            if len(choices) > 1:
-                jobs += [Job(self.conditions(layers), 0, *image.shape[:2]) for layers in choices]
-        generated = iter(self.chooser.generate_all(jobs))
+            jobs.append([Job(self.conditions(layers), 0, *image.shape[:2]) for layers in choices])
         best = []
-        for image, choices in zip(images, tried, strict=True):
-            scores = [0.0]
-            if len(choices) > 1:
-                scores = self.chooser.score(image, [next(generated) for _ in choices])
-            chosen = choices[int(np.argmax(scores))]
+        for choices, choice in zip(tried, self.chooser.best(images, jobs), strict=True):
+            chosen = choices[choice.seed]
             record = {**(chosen.allocation or {}), "tried": len(choices)}
             best.append(chosen._replace(allocation=record))
         return best

@@ -6,7 +6,7 @@ seeds = [choice.seed for choice in chooser.choose(images, conditions, counts=[4,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ Score = Callable[[np.ndarray, Sequence[np.ndarray]], list[float]]  # (image, can
 class Choice(NamedTuple):
     """The best candidate of an image."""
 
-    seed: int
+    seed: int  # or its number, where candidates differ in other things than seeds
     scores: tuple[float, ...]  # of all candidates, higher is better; empty if there was only one
 
 
@@ -54,15 +54,19 @@ class Chooser:
         """
         jobs = []
         for image, each, count in zip(images, conditions, counts, strict=True):
-            if count > 1:
-                jobs += [Job(each, seed, *image.shape[:2]) for seed in range(count)]
-        generated = iter(self.generate_all(jobs))
+            jobs.append([Job(each, seed, *image.shape[:2]) for seed in range(count)])
+        return self.best(images, jobs)
+
+    def best(self, images: Sequence[np.ndarray], jobs: Sequence[Sequence[Job]]) -> list[Choice]:
+        """Return which of its jobs is the best of each image, by number; of a single one nothing is
+        generated.
+        """
+        several = [each if len(each) > 1 else [] for each in jobs]
+        generated = iter(self.generate_all(list(chain.from_iterable(several))))
         choices = []
-        for image, count in zip(images, counts, strict=True):
-            scores = [0.0]
-            if count > 1:
-                scores = self.score(image, list(islice(generated, count)))
-            choices.append(Choice(int(np.argmax(scores)), tuple(scores) if count > 1 else ()))
+        for image, each in zip(images, several, strict=True):
+            scores = self.score(image, list(islice(generated, len(each)))) if each else ()
+            choices.append(Choice(int(np.argmax(scores)) if each else 0, tuple(scores)))
         return choices
 
     def generate_all(self, jobs: Sequence[Job]) -> list[np.ndarray]:
