@@ -19,6 +19,7 @@ a run does what has no row, and what failed.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -156,8 +157,10 @@ class GpuWorker(Worker):
         super().__init__(load, args, method, counter)
         execution = encoder_config(args, method == "PICS").execution
         threads = threads_for(self.evaluator.device, execution, processes_here())
-        self.gpu = threading.Lock()
-        self.pool = overlap_pool(self.evaluator, threads) if threads else None
+        self.gpu, self.held = threading.Lock(), contextlib.ExitStack()  # until the actor ends
+        self.pool = None
+        if threads:
+            self.pool = self.held.enter_context(overlap_pool(self.evaluator, threads))
         self.calls = ThreadPoolExecutor(AT_ONCE)
 
     async def __call__(self, images: "pyarrow.Table") -> "pyarrow.Table":  # type: ignore[override]
@@ -257,12 +260,14 @@ def prepare(args: argparse.Namespace, method: str, samples: Samples, output: Out
     run with other settings.
     """
     settings = settings_of(args, method) | {"keep": args.keep}
-    before = None if args.overwrite else output.settings()
-    if before is not None:
-        refuse_others(output.name, before, settings)
-    output.check_folder(None if args.overwrite else settings)
     if args.overwrite:
+        output.check_folder(None)
         remove_rows(output)
+    else:
+        before = output.settings()
+        if before is not None:
+            refuse_others(output.name, before, settings)
+        output.check_folder(settings)
     clear(output)
     output.write_settings(settings)
     done = finished(output)

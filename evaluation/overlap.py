@@ -52,26 +52,24 @@ def imap_overlapped(
     Leaving the block waits for the images that were generated, also after an error or Ctrl-C;
     the others are left out then. The iterator raises the errors of any thread.
     """
-    with _short_turns(), ThreadPoolExecutor(threads, "finish", _one_thread) as pool:
-        evaluator.encoder.map = pool.map
+    with overlap_pool(evaluator, threads) as pool:
         try:
             yield _Overlap(evaluator, pool).run(parts, samples)
         except KeyboardInterrupt:
             # Launchers send it twice, and what is generated is to be written.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             raise
+
+
+@contextlib.contextmanager
+def overlap_pool(evaluator: Evaluator, threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give the pool for the CPU's work, which codes the evaluator's sketches too in the block."""
+    with _short_turns(), ThreadPoolExecutor(threads, "finish", _one_thread) as pool:
+        evaluator.encoder.map = pool.map
+        try:
+            yield pool
         finally:
             evaluator.encoder.map = map
-
-
-def overlap_pool(evaluator: Evaluator, threads: int) -> ThreadPoolExecutor:
-    """Return the pool of `do_in_turns`, which codes the evaluator's sketches too, from now on until
-    the process ends.
-    """
-    sys.setswitchinterval(TURN_SECONDS)
-    pool = ThreadPoolExecutor(threads, "finish", _one_thread)
-    evaluator.encoder.map = pool.map
-    return pool
 
 
 def do_in_turns(
@@ -80,7 +78,7 @@ def do_in_turns(
     """Do images that have been read, as `Evaluator.do_samples`, in one of several threads.
 
     evaluator: this thread's own. gpu: held while the GPU is at work for them; what the pool does
-    goes on beside the other threads' turns.
+    goes on beside the other threads' turns. pool: of `overlap_pool`.
     """
     with gpu:
         works = evaluator.encode(samples)

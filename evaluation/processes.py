@@ -211,7 +211,6 @@ def imap_forked(
         yield map(do, parts)
         return
     fork = multiprocessing.get_context("fork")
-    gc.collect()
     gc.freeze()  # a collection would write to, and so copy, all the memory that is shared
     with ProcessPoolExecutor(workers, fork, _begin, (do,)) as pool:
         try:
