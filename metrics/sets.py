@@ -34,15 +34,17 @@ def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval | N
     numbers = np.array([value for value in values if value is not None], np.float64)
     if not numbers.size:
         return None
-    rng = np.random.default_rng(seed)
+    mean = float(numbers.mean())
+    if numbers.size == 1:
+        return Interval(mean, mean, mean, 1)
+    rng, means = np.random.default_rng(seed), []
     together = max(1, RESAMPLED_TOGETHER // numbers.size)
-    means: list[float] = []
-    while len(means) < RESAMPLES and numbers.size > 1:
-        count = min(together, RESAMPLES - len(means))
+    for first in range(0, RESAMPLES, together):
+        count = min(together, RESAMPLES - first)
         drawn = rng.integers(0, numbers.size, (count, numbers.size))
-        means += numbers[drawn].mean(axis=1).tolist()
-    low, high = np.percentile(means or numbers, [2.5, 97.5])
-    return Interval(float(numbers.mean()), float(low), float(high), numbers.size)
+        means.append(numbers[drawn].mean(axis=1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return Interval(mean, float(low), float(high), numbers.size)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

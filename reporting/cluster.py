@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.files import write, write_parts
-from reporting.log import MERGED, folder_name, merge, place_of, scan
+from reporting.log import MERGED, folder_name, in_order, merge, place_of, scan
 from reporting.output import DATA, Output
 from reporting.page import run_page
 from reporting.reading import NoRunError
@@ -99,7 +99,7 @@ def _names(rows: "Rows") -> list[str]:
     found: dict[str, int] = {}
     for batch in rows.batches(["name", "index"], 10_000):
         found |= dict(zip(batch["name"], batch["index"], strict=True))
-    return sorted(found, key=lambda name: (found[name], name))
+    return in_order(found)
 
 
 def _lines(rows: "Rows", failed: bool) -> Iterator[bytes]:

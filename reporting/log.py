@@ -264,7 +264,12 @@ def names_in(folder: Path) -> Strings:
     for _, _, path in logs_of(folder):
         for entry, _ in entries_of(path):
             places[entry["name"]] = entry["index"]
-    return Strings(sorted(places, key=lambda name: (places[name], name)))
+    return Strings(in_order(places))
+
+
+def in_order(places: dict[str, int]) -> list[str]:
+    """Return names in the order of the data set; places: {name: its index there}."""
+    return sorted(places, key=lambda name: (places[name], name))
 
 
 def scan(folder: Path, names: Sequence[str]) -> Entries:
