@@ -80,9 +80,14 @@ def seconds_of(name: str, photos: Path, seconds: float) -> float:
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, __file__, "--seconds", str(seconds)]
         command += ["--threads", str(workers), "--work", engine, str(photos), output]
-        began = time.monotonic()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        return time.monotonic() - began
+        return timed(command, environment)
+
+
+def timed(command: list[str], environment: dict[str, str]) -> float:
+    """Return the seconds that a command takes. Raises CalledProcessError if it fails."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
 
 
 def seconds_with_models(engine: str, photos: Path) -> float:
@@ -90,10 +95,7 @@ def seconds_with_models(engine: str, photos: Path) -> float:
     environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as output:
         command = [sys.executable, "eval_PICS.py", "--data_root", str(photos), "--output", output]
-        command += ["--engine", engine, "--keep", "streams"]
-        began = time.monotonic()
-        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        return time.monotonic() - began
+        return timed([*command, "--engine", engine, "--keep", "streams"], environment)
 
 
 def measure_with_models(data_root: Path, folder: Path) -> dict:

@@ -25,6 +25,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def ray_nodes():
+    """What Ray's nodes and actors need of the environment."""
+    from helpers.ray_runs import ray_environment
+
+    with ray_environment():
+        yield
+
+
 @pytest.fixture
 def threads_restored():
     """Bring back the number of threads that a test changes."""

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from helpers import stub_run
-from helpers.ray_runs import ROOT, images_in, ray_environment, results
+from helpers.ray_runs import ROOT, images_in, looped_results, results
 from PIL import Image
 
 import pics
@@ -29,12 +29,6 @@ GREEN = (0, 255, 0)
 
 
 @pytest.fixture(scope="module")
-def environment():
-    with ray_environment():
-        yield
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return images_in(tmp_path_factory.mktemp("data") / "photos")
 
@@ -42,14 +36,10 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def looped(photos, tmp_path_factory):
     """The results of the loop."""
-    output = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        stub_run.stub(patch.setattr)
-        assert stub_run.run(photos, output) == 1
-    return results(output)
+    return looped_results(photos, tmp_path_factory.mktemp("loop"))
 
 
-def test_a_local_ray_gives_the_results_of_the_loop(environment, photos, looped, tmp_path, capsys):
+def test_a_local_ray_gives_the_results_of_the_loop(ray_nodes, photos, looped, tmp_path, capsys):
     from helpers import stub_cluster
 
     assert stub_cluster.run(photos, tmp_path / "out", "--batch_size", "3") == 1
@@ -73,7 +63,7 @@ def test_a_local_ray_gives_the_results_of_the_loop(environment, photos, looped, 
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_its_worker_is_a_row(environment, photos, looped, tmp_path):
+def test_an_image_that_kills_its_worker_is_a_row(ray_nodes, photos, looped, tmp_path):
     from helpers import stub_cluster
 
     deadly = shutil.copytree(photos, tmp_path / "photos")
@@ -157,7 +147,7 @@ def test_what_the_loop_alone_can_do_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_folders_are_encoded_and_decoded_as_without(environment, tmp_path):
+def test_folders_are_encoded_and_decoded_as_without(ray_nodes, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(2):

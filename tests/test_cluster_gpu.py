@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from helpers import stub_cluster, stub_run
-from helpers.ray_runs import ray_environment, results
+from helpers.ray_runs import looped_results, results
 from PIL import Image
 
 from dataloaders import load_samples
@@ -102,18 +102,17 @@ def test_one_batch_at_a_time_is_on_the_gpu(monkeypatch, photos, tmp_path, thread
 
 
 @pytest.mark.slow
-def test_a_gpu_that_ray_is_told_of_gives_the_results_of_the_loop(photos, tmp_path, monkeypatch):
+def test_a_gpu_that_ray_is_told_of_gives_the_results_of_the_loop(
+    ray_nodes, photos, tmp_path, monkeypatch
+):
     pytest.importorskip("ray", reason="needs requirements-cluster.txt")
     from ray.cluster_utils import Cluster
 
-    with ray_environment():
-        monkeypatch.setenv("STUB_THREADS", "2")
-        machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
-        try:
-            more = ("--batch_size", "2", "--address", machine.address)
-            assert stub_cluster.run(photos, tmp_path / "ray", *more, device=()) == 1
-        finally:
-            machine.shutdown()
-    stub_run.stub(monkeypatch.setattr)
-    assert stub_run.run(photos, tmp_path / "loop") == 1
-    assert results(tmp_path / "ray") == results(tmp_path / "loop")
+    monkeypatch.setenv("STUB_THREADS", "2")
+    machine = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    try:
+        more = ("--batch_size", "2", "--address", machine.address)
+        assert stub_cluster.run(photos, tmp_path / "ray", *more, device=()) == 1
+    finally:
+        machine.shutdown()
+    assert results(tmp_path / "ray") == looped_results(photos, tmp_path / "loop")

@@ -8,19 +8,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import stub_run
-from helpers.ray_runs import images_in, ray_environment, results, shards_of
+from helpers.ray_runs import images_in, looped_results, results, shards_of
 
 pytest.importorskip("ray", reason="needs requirements-cluster.txt")
 pytest.importorskip("pyarrow", reason="needs requirements-cluster.txt")
 pytest.importorskip("webdataset", reason="needs requirements-shards.txt")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def environment():
-    with ray_environment():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +25,10 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope="module")
 def looped(shards, tmp_path_factory):
     """The results of the loop in one process."""
-    output = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        stub_run.stub(patch.setattr)
-        assert stub_run.run(shards, output) == 1
-    return results(output)
+    return looped_results(shards, tmp_path_factory.mktemp("loop"))
 
 
-def test_of_three_nodes_one_is_killed_on_the_way(environment, shards, looped, tmp_path):
+def test_of_three_nodes_one_is_killed_on_the_way(ray_nodes, shards, looped, tmp_path):
     with one_node(tmp_path, pause_s=0.5) as machines:
         victim, _ = (machines.add_node(num_cpus=1) for _ in range(2))
 
@@ -50,7 +39,7 @@ def test_of_three_nodes_one_is_killed_on_the_way(environment, shards, looped, tm
     assert len(set(nodes_of_batches(tmp_path))) == 3
 
 
-def test_a_node_that_comes_on_the_way_gets_work(environment, shards, looped, tmp_path):
+def test_a_node_that_comes_on_the_way_gets_work(ray_nodes, shards, looped, tmp_path):
     with one_node(tmp_path, pause_s=2) as machines:  # Ray Data uses a new node after some 20 s
 
         def add():

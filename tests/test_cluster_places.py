@@ -11,7 +11,7 @@ import os
 
 import pytest
 from helpers import stub_run
-from test_cluster import environment, looped, photos, results  # noqa: F401 - fixtures
+from test_cluster import looped, photos, results  # noqa: F401 - fixtures
 
 import pics
 import report
@@ -223,7 +223,7 @@ def bucket():
 
 
 @pytest.mark.slow
-def test_a_simulated_s3(environment, photos, looped, reports, bucket, monkeypatch, capfd):
+def test_a_simulated_s3(ray_nodes, photos, looped, reports, bucket, monkeypatch, capfd):
     def uri(place):
         return f"s3://key:{SECRET}@{place}{bucket}"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers import stub_run
 from helpers.stub_run import BAD
 from reporting.rows import COSTS
 
@@ -57,11 +58,19 @@ def shards_of(photos: Path, folder: Path, count: int) -> Path:
     return folder
 
 
+def looped_results(data: Path, output: Path) -> dict:
+    """Run the loop over `images_in` or `shards_of` in this process; return its results."""
+    with pytest.MonkeyPatch.context() as patch:
+        stub_run.stub(patch.setattr)
+        assert stub_run.run(data, output) == 1
+    return results(output)
+
+
 def results(output: Path) -> dict:
     """Return streams, pictures, rows and means of the run below `output`."""
     (folder,) = output.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
-    found = {path.name: path.read_bytes() for path in folder.glob("p*.p*")}
+    found = {path.name: path.read_bytes() for path in folder.glob("*.p*")}
     rows = csv.DictReader((folder / "results.csv").read_text().splitlines())
     found["rows"] = [
         {name: cell for name, cell in row.items() if not name.startswith(COSTS)} for row in rows

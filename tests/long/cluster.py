@@ -15,7 +15,6 @@ Linux only.
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -190,13 +189,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.work:
         return work(*args.work)
-    path = [str(ROOT), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)
-    # Those that evaluation.cluster gives a Ray of its own: here nodes start before the driver.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        os.environ["RAY_TMPDIR"] = folder  # a short path: it holds sockets
+    from helpers.ray_runs import ray_environment
+
+    with ray_environment(), tempfile.TemporaryDirectory() as folder:
         result = measure(args.images, Path(folder))
     print(json.dumps(result))
     return 0 if result["same"] and result["same_streams"] and not result["status"] else 1

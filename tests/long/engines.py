@@ -11,7 +11,6 @@ seconds of each; exit status 1 if anything does.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 SHARDS = 3
 NAME = "photos"  # of the folder and of the shards, and so of the runs
 
@@ -106,32 +105,14 @@ def copied(data_root: Path, limit: int, folder: Path) -> tuple[str, str]:
     return str(photos), str(shards)
 
 
-def results(output: Path) -> dict:
-    """Return the streams, pictures, rows and means of a run, by name."""
-    from reporting.rows import COSTS
-
-    (folder,) = output.iterdir()
-    found: dict = {}
-    for path in folder.iterdir():
-        if path.suffix in (".pics", ".png"):
-            found[path.name] = path.read_bytes()
-    for row in csv.DictReader((folder / "results.csv").read_text().splitlines()):
-        for column, cell in row.items():
-            if not column.startswith(COSTS):
-                found[f"{row['name']}: {column}"] = cell
-    summary = json.loads((folder / "summary.json").read_text())
-    return found | {name: summary[name] for name in ("mean", "intervals", "failed", "images")}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run all ways, compare, and return the exit status."""
     args = parse_args(argv)
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    from helpers.ray_runs import ray_environment, results
+
     expected: dict = {}
     report: dict = {}
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as name:
-        os.environ["RAY_TMPDIR"] = name  # a short path: it holds sockets
+    with ray_environment(), tempfile.TemporaryDirectory() as name:
         places = copied(args.data_root, args.limit, Path(name))
         Path(name, "runs").mkdir()
         for way, do in ways(*places).items():

@@ -245,10 +245,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 
 def compare(args: argparse.Namespace, shards: Path, unbroken: Path, killed: Path) -> dict:
     """Do a run that is killed again and again; return its figures."""
-    whole = args.images
+    at = (args.images * 9 // 10) // args.kills  # the last kill is at nine tenths
     resumed = []
     for number in range(args.kills):
-        at = (whole * 9 // 10) // args.kills  # the last kill is at nine tenths
         again = begin(shards, killed, args.workers)
         moments = watch(again, killed, at)
         resumed.append(first_record(moments))
